@@ -1,0 +1,1 @@
+//! Outrigger's load generator and its bundled origin server.

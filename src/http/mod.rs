@@ -1,0 +1,10 @@
+//! HTTP/1.1 as bytes: what arrives is parsed in place, what leaves is built in one pass. No
+//! sockets in here.
+
+pub mod head;
+
+pub mod path;
+
+pub mod forwarded;
+
+pub mod body;

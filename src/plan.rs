@@ -1,0 +1,122 @@
+//! What the shards serve by: a configuration that was checked, with its names resolved.
+//!
+//! The control thread compiles a [`Plan`] and sends it to every shard; from then on nobody changes
+//! it. A request holds the plan that it began with to its end, so a reload never moves it.
+//! Indices instead of names: `ListenerIndex`, `ClusterIndex` and so on are positions in the plan.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::access_log::Format;
+use crate::balance::Policy;
+use crate::http::forwarded::Forwarding;
+use crate::http::head::HeadLimits;
+use crate::http::path::PathPolicy;
+use crate::route::Router;
+
+/// One compiled configuration. Generations count up from 1; a newer one wins.
+#[derive(Debug)]
+pub struct Plan {
+    /// Which reload this is.
+    pub generation: u64,
+    /// In the order of the configuration.
+    pub listeners: Vec<Arc<Listener>>,
+    /// Picks a route for a request.
+    pub router: Router,
+    /// In the order of the configuration.
+    pub clusters: Vec<Cluster>,
+}
+
+/// One listening address and what holds for the connections that it accepts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listener {
+    /// As configured, for logs and metrics.
+    pub name: String,
+    /// Where to listen. Port 0 is bound once, and all shards share the number.
+    pub address: SocketAddr,
+    /// Pending connections the kernel holds for each shard's socket; listen(2).
+    pub backlog: u32,
+    /// How long each step may take.
+    pub timeouts: ListenerTimeouts,
+    /// Head sizes and strictness.
+    pub head: HeadLimits,
+    /// Largest request body, in bytes; `u64::MAX` means no limit. Above it: 413.
+    pub body_bytes_max: u64,
+    /// Open connections, over all shards together (each takes an equal part).
+    pub connections_max: u32,
+    /// Open connections of one client address, on each shard; 0 means no limit.
+    pub connections_per_client_max: u32,
+    /// Forwarded headers, and whom to believe.
+    pub forwarding: Forwarding,
+    /// How paths are normalised before anything looks at them.
+    pub path: PathPolicy,
+    /// Answers that we make ourselves, and 502s, say why in `x-outrigger-reason`.
+    pub reason_header: bool,
+    /// Where the access log goes, if anywhere: an index into the sinks that the writer thread
+    /// holds, and the format of a line.
+    pub access_log: Option<AccessLog>,
+}
+
+/// How one listener logs its requests.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AccessLog {
+    /// `-` is standard output; everything else is a path.
+    pub path: String,
+    /// How a line looks.
+    pub format: Format,
+}
+
+/// Time limits between the client and us. All are on by default; zero switches one off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListenerTimeouts {
+    /// From the first byte of a head (or from accept) to its last. Default 10 s; 408.
+    pub header: Duration,
+    /// Between two requests on one connection. Default 60 s; closed silently.
+    pub idle: Duration,
+    /// Within each such span a request body, or an answer that the client reads, must move by
+    /// `body_bytes_per_second_min`. Default 30 s; 408, or a reset.
+    pub body: Duration,
+    /// What "moves" means, so that a byte a minute is no progress. Default 240.
+    pub body_bytes_per_second_min: u32,
+}
+
+/// A set of endpoints that serve the same thing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Cluster {
+    /// As configured, for logs and metrics.
+    pub name: String,
+    /// Resolved. May be empty: then requests get 503 `no-endpoint`.
+    pub endpoints: Vec<Endpoint>,
+    /// How one of them is chosen.
+    pub balance: Policy,
+    /// TCP connect, default 5 s; 504.
+    pub connect_timeout: Duration,
+    /// Kept connections.
+    pub pool: Pool,
+}
+
+/// One address of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Its share, from 1; endpoints of weight 0 are left out of the plan.
+    pub weight: u32,
+    /// What the configuration called it (`host:port`), for hashing and logs.
+    pub name: String,
+}
+
+/// How one shard keeps connections to the endpoints of one cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// Idle connections kept per endpoint and shard. Default 256.
+    pub idle_max: u32,
+    /// An idle connection is closed after this. Default 4 s: below the 5 s after which common
+    /// servers (Node.js, Apache) close theirs.
+    pub idle_timeout: Duration,
+    /// A connection older than this is not used again. Default 1 h.
+    pub age_max: Duration,
+    /// Requests on one connection; 0 means no limit (the default).
+    pub requests_max: u64,
+}
