@@ -23,3 +23,5 @@ pub mod access_log;
 pub mod control;
 
 pub mod time;
+
+pub mod rng;
