@@ -100,8 +100,9 @@ fn cookie<'b>(fields: &Fields<'b, '_>, name: &[u8]) -> Option<&'b [u8]> {
         .find_map(|pair| {
             let equals = memchr::memchr(b'=', pair)?;
             let value = pair[equals + 1..].trim_ascii();
-            (pair[..equals].trim_ascii() == name)
-                .then(|| value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value))
+            (pair[..equals].trim_ascii() == name).then(|| {
+                value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value)
+            })
         })
 }
 
@@ -269,7 +270,10 @@ mod tests {
 
         let cookie = || HashKey::Cookie("id".into());
         assert_eq!(hash_of(cookie(), "Cookie: a=1; id=7; id=8\r\n"), Some(xxh64(b"7", 0)));
-        assert_eq!(hash_of(cookie(), "Cookie: id2=7\r\ncookie: id=\"9\"\r\n"), Some(xxh64(b"9", 0)));
+        assert_eq!(
+            hash_of(cookie(), "Cookie: id2=7\r\ncookie: id=\"9\"\r\n"),
+            Some(xxh64(b"9", 0))
+        );
         assert_eq!(hash_of(cookie(), "Cookie: ID=7; x\r\n"), None);
 
         assert_eq!(hash_of(HashKey::SourceAddress, ""), Some(xxh64(&[127, 0, 0, 1], 0)));
@@ -296,7 +300,8 @@ mod tests {
     #[test]
     fn shards_begin_at_different_endpoints() {
         let list = endpoints(&[1; 100]);
-        let first = |seed| Balancer::new(&Policy::RoundRobin, &list, seed).pick(&[0; 100], None, |_| true);
+        let first =
+            |seed| Balancer::new(&Policy::RoundRobin, &list, seed).pick(&[0; 100], None, |_| true);
         assert!((1..10).any(|seed| first(seed) != first(0)));
     }
 

@@ -12,7 +12,10 @@ const SKIP_MAX: u32 = 256;
 #[derive(Debug)]
 pub(super) enum RoundRobin {
     /// All weights are equal; `next` is the endpoint whose turn it is.
-    Equal { next: usize, count: usize },
+    Equal {
+        next: usize,
+        count: usize,
+    },
     Weighted(Box<[Turn]>),
 }
 
