@@ -16,6 +16,10 @@ pub mod balance;
 
 pub mod reason;
 
+pub mod shard;
+
+pub mod mailbox;
+
 pub mod metrics;
 
 pub mod access_log;

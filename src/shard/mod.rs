@@ -1,0 +1,3 @@
+//! The shard: one pinned thread, one ring, and all that a request touches.
+
+pub mod message;
