@@ -18,7 +18,7 @@ use crate::http::forwarded::{self, Arrival, MaxForwards};
 use crate::http::head::{
     FieldKind, Framing, Method, Parsed, RequestHead, Scratch, Target, Version, parse_request,
 };
-use crate::http::path::{self, Normal};
+use crate::http::path::{self, Fragment, Normal};
 use crate::plan::Listener;
 use crate::reason::Reason;
 use crate::respond::{self, Own};
@@ -172,7 +172,7 @@ fn decide(
     }
     let mut normalised = shard.buffers.take();
     let raw_path = head.target.path().unwrap_or(b"/");
-    let path = if head.fragment && !listener.path.strips_fragments() {
+    let path = if head.fragment && !(listener.path.fragment == Fragment::Strip) {
         Err(Reason::BadPath)
     } else {
         path::normalise(raw_path, &listener.path, normalised.writer())

@@ -247,7 +247,7 @@ impl Relay<'_> {
     fn try_write(&self, framed: &Framed, trailers: &[u8], sent: usize) -> io::Result<(usize, usize)> {
         let bytes = self.buffer.filled();
         let mut size_line = ChunkSize::default();
-        let mut slices = [const { IoSlice::new(&[]) }; SPANS_MAX + 5];
+        let mut slices = [IoSlice::new(&[]); SPANS_MAX + 5];
         let mut used = 0;
         let mut total = 0;
         let mut put = |slice| {
@@ -423,7 +423,7 @@ struct ChunkSize([u8; 18]);
 
 impl ChunkSize {
     fn write(&mut self, bytes: usize) -> &[u8] {
-        crate::http::body::chunk_header(bytes as u64, &mut self.0)
+        crate::http::body::chunk_header(bytes, &mut self.0)
     }
 }
 

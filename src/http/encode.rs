@@ -251,7 +251,7 @@ fn framing_lines(framing: Framing, out: &mut Vec<u8>) {
 }
 
 /// Writes the lines that a route sets and adds.
-fn rule_lines(rules: &HeaderRules, out: &mut Vec<u8>) {
+pub fn rule_lines(rules: &HeaderRules, out: &mut Vec<u8>) {
     if rules.is_empty() {
         return;
     }
