@@ -3,6 +3,10 @@
 
 pub mod head;
 
+pub mod field;
+
+pub mod target;
+
 pub mod path;
 
 pub mod forwarded;
