@@ -626,6 +626,7 @@ mod tests {
                 &arrival,
                 fields,
                 &mut RequestIds::new(1),
+                |_| false,
                 &mut out,
             )
         });
