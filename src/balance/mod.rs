@@ -306,6 +306,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         /// Whatever the policy, the weights and the load: a usable endpoint if there is one.
         #[test]
         fn picks_usable_endpoints_only(
