@@ -13,7 +13,8 @@ pub fn start(log: &Log) -> Option<SetLogLevel> {
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
     // Lives as long as the process: dropped, it would end the writer.
     std::mem::forget(guard);
-    let filter = EnvFilter::try_new(log.level.to_string()).unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter =
+        EnvFilter::try_new(log.level.to_string()).unwrap_or_else(|_| EnvFilter::new("info"));
     let (filter, handle) = reload::Layer::new(filter);
     let layer = fmt::layer().with_writer(writer).with_target(false);
     let registry = tracing_subscriber::registry().with(filter);

@@ -244,7 +244,12 @@ impl Relay<'_> {
 
     /// One write of all that is still to go, `sent` bytes of it having gone; tells how many went
     /// now, and how many there were in all.
-    fn try_write(&self, framed: &Framed, trailers: &[u8], sent: usize) -> io::Result<(usize, usize)> {
+    fn try_write(
+        &self,
+        framed: &Framed,
+        trailers: &[u8],
+        sent: usize,
+    ) -> io::Result<(usize, usize)> {
         let bytes = self.buffer.filled();
         let mut size_line = ChunkSize::default();
         let mut slices = [IoSlice::new(&[]); SPANS_MAX + 5];

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use rustix::process::{Resource, Rlimit};
 
 use crate::access_log::{AccessLogs, ShardLog};
-use crate::cli::{self, Options};
+use crate::cli::{EXIT_BIND, EXIT_PANIC, Options, demo};
 use crate::config::{self, Config, Machine, ShardOptions};
 use crate::control::{self, ControlOptions, ShardHandle};
 use crate::mailbox::{Inbox, Sender};
@@ -21,12 +21,6 @@ use crate::metrics::ShardCounters;
 use crate::net::{self, Driver};
 use crate::shard::message::{FromShard, ToShard};
 use crate::shard::{Listening, Shard};
-
-/// A shard panicked: the process must not go on half-dead. EX_SOFTWARE of sysexits(3).
-pub const EXIT_PANIC: i32 = 70;
-
-/// An address is taken, or another resource is not to be had now. EX_TEMPFAIL of sysexits(3).
-pub const EXIT_RESOURCES: u8 = 75;
 
 /// Serves until a signal ends it.
 pub fn run(config: Config, options: Options) -> ExitCode {
@@ -37,22 +31,25 @@ pub fn run(config: Config, options: Options) -> ExitCode {
         Err(error) => {
             tracing::error!("{error}");
             eprintln!("outrigger: {error}");
-            ExitCode::from(EXIT_RESOURCES)
+            ExitCode::from(EXIT_BIND)
         }
     }
 }
 
 /// The demo: three origins in this process, and the proxy in front of them.
 pub fn demo() -> ExitCode {
-    let origins = match crate::cli::demo::origins() {
+    let origins = match demo::Origins::start() {
         Ok(origins) => origins,
         Err(error) => {
             eprintln!("outrigger: cannot start the demo's origins: {error}");
-            return ExitCode::from(EXIT_RESOURCES);
+            return ExitCode::from(EXIT_BIND);
         }
     };
-    match cli::demo::config(&origins) {
-        Ok(config) => run(config, Options::default()),
+    match origins.config() {
+        Ok(config) => {
+            println!("{}", origins.hints());
+            run(config, Options::default())
+        }
         Err(errors) => {
             eprintln!("{errors}");
             ExitCode::FAILURE
@@ -69,7 +66,7 @@ fn start(
     let machine = Machine::here();
     let shard_options = config.shards.options(&machine);
     let bound = bind(&config, &shard_options)?;
-    let admin = match config.admin.address.socket_address() {
+    let admin = match config.admin.address.0 {
         Some(address) => {
             let path = options.admin_address_path.as_deref();
             let listener = control::admin::bind(address, path);
@@ -111,7 +108,7 @@ fn start(
         write_addresses(path, &bound.addresses).map_err(failed("write --listen-address-path"))?;
     }
     let exit = control::run(ControlOptions {
-        source: options.source,
+        source: options.source.is_some().then_some(options.source),
         shards: handles,
         inbox: from_shards,
         admin,
@@ -187,7 +184,7 @@ impl ShardThread {
 /// A shard cannot run: no driver, no descriptors.
 fn fatal(shard: usize, error: &io::Error) -> ! {
     eprintln!("outrigger: shard {shard} cannot start: {error}");
-    std::process::exit(i32::from(EXIT_RESOURCES));
+    std::process::exit(i32::from(EXIT_BIND));
 }
 
 /// Listening sockets: for each shard one of each listener.
@@ -201,7 +198,7 @@ fn bind(config: &Config, shards: &[ShardOptions]) -> Result<Bound, Failure> {
     let mut bound = Bound { sockets: Vec::new(), addresses: Vec::new() };
     bound.sockets.resize_with(shards.len(), Vec::new);
     for listener in &config.listeners {
-        let mut address = listener.address.socket_address();
+        let mut address = listener.address.0;
         for (own, sockets) in shards.iter().zip(&mut bound.sockets) {
             let socket = listen(address, own.backlog)
                 .map_err(|error| Failure::bind(&listener.name, address, error))?;
@@ -256,7 +253,7 @@ fn exit_on_panic() {
         eprintln!("outrigger: thread {name} panicked: {panic}");
         // SAFETY: _exit(2) ends the process without running anything that may wait for the thread
         // that is broken.
-        unsafe { libc::_exit(EXIT_PANIC) }
+        unsafe { libc::_exit(i32::from(EXIT_PANIC)) }
     }));
 }
 
