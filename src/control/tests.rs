@@ -33,7 +33,7 @@ fn config_text(endpoints: &[&str]) -> String {
     let mut text =
         "listeners:\n  - address: 127.0.0.1:0\nclusters:\n  - name: c\n    endpoints:\n".to_owned();
     for endpoint in endpoints {
-        text += &format!("      - {endpoint}\n");
+        text += &format!("      - \"{endpoint}\"\n");
     }
     text
 }
