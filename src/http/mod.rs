@@ -12,3 +12,5 @@ pub mod path;
 pub mod forwarded;
 
 pub mod body;
+
+pub mod encode;

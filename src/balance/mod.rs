@@ -1,0 +1,342 @@
+//! Cluster to endpoint: which of them takes the next request, one file per policy.
+//!
+//! The shard calls [`Balancer::pick`] once per attempt. Pure: what is in flight, and what may be
+//! taken, are passed in; no sockets, no clock, no locks. `pick` never allocates, and never returns
+//! an endpoint that is not usable.
+//!
+//! The hash policies look up tables that are large and the same on every shard, so the control
+//! thread builds a [`Table`] once per plan and the shards share it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use xxhash_rust::xxh64::xxh64;
+
+use crate::http::head::Fields;
+use crate::plan::Endpoint;
+use crate::rng::Rng;
+
+mod least_request;
+mod maglev;
+mod random;
+mod ring_hash;
+mod round_robin;
+mod sample;
+
+use least_request::LeastRequest;
+pub use maglev::Maglev;
+use random::Random;
+pub use ring_hash::{RING_SIZE_MAX, RING_SIZE_MIN, Ring};
+use round_robin::RoundRobin;
+
+/// How a cluster chooses an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Policy {
+    /// In turn, each by its weight, spread evenly (smooth weighted round robin).
+    RoundRobin,
+    /// Of two drawn at random, the one with fewer requests in flight for its weight.
+    LeastRequest,
+    /// At random, by weight.
+    Random,
+    /// The same key goes to the same endpoint, by a ring of hashed points (ketama).
+    RingHash {
+        /// What is hashed.
+        key: HashKey,
+        /// Points on the ring, at least; [`RING_SIZE_MIN`] by default.
+        ring_size_min: u32,
+        /// Points on the ring, at most; [`RING_SIZE_MAX`] by default.
+        ring_size_max: u32,
+    },
+    /// The same key goes to the same endpoint, by Maglev's table: more even and faster than a
+    /// ring, but a change of endpoints moves a few more keys.
+    Maglev {
+        /// What is hashed.
+        key: HashKey,
+    },
+}
+
+impl Policy {
+    /// The request's hash, for policies that ask for one. `None` also where the request does not
+    /// carry the key: the balancer then chooses at random.
+    #[inline]
+    pub fn hash(&self, fields: &Fields<'_, '_>, client: IpAddr) -> Option<u64> {
+        match self {
+            Policy::RingHash { key, .. } | Policy::Maglev { key } => key.hash(fields, client),
+            Policy::RoundRobin | Policy::LeastRequest | Policy::Random => None,
+        }
+    }
+}
+
+/// What of a request decides its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HashKey {
+    /// The first field of this name; XXH64 of its value, as Envoy hashes it.
+    Header(String),
+    /// The first cookie of this name (RFC 6265, 4.2); XXH64 of its value.
+    Cookie(String),
+    /// The client's address, as the listener's trusted proxies let it be seen.
+    SourceAddress,
+}
+
+impl HashKey {
+    fn hash(&self, fields: &Fields<'_, '_>, client: IpAddr) -> Option<u64> {
+        match self {
+            HashKey::Header(name) => fields.get(name.as_bytes()).map(|value| xxh64(value, 0)),
+            HashKey::Cookie(name) => cookie(fields, name.as_bytes()).map(|value| xxh64(value, 0)),
+            HashKey::SourceAddress => Some(match client {
+                IpAddr::V4(address) => xxh64(&address.octets(), 0),
+                IpAddr::V6(address) => xxh64(&address.octets(), 0),
+            }),
+        }
+    }
+}
+
+/// The value of the first cookie called `name`, over all `Cookie` lines; without its quotes.
+fn cookie<'b>(fields: &Fields<'b, '_>, name: &[u8]) -> Option<&'b [u8]> {
+    fields
+        .iter()
+        .filter(|(_, field, _)| field.eq_ignore_ascii_case(b"cookie"))
+        .flat_map(|(_, _, value)| value.split(|byte| *byte == b';'))
+        .find_map(|pair| {
+            let equals = memchr::memchr(b'=', pair)?;
+            let value = pair[equals + 1..].trim_ascii();
+            (pair[..equals].trim_ascii() == name).then(|| {
+                value.strip_prefix(b"\"").and_then(|v| v.strip_suffix(b"\"")).unwrap_or(value)
+            })
+        })
+}
+
+/// What a hash policy looks up; read only, shared by all shards. `None` for the other policies.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Table {
+    /// The policy needs none.
+    None,
+    /// For [`Policy::RingHash`].
+    Ring(Arc<Ring>),
+    /// For [`Policy::Maglev`].
+    Maglev(Arc<Maglev>),
+}
+
+impl Table {
+    /// Takes milliseconds for large clusters: called by the control thread, once per plan.
+    pub fn build(policy: &Policy, endpoints: &[Endpoint]) -> Table {
+        match policy {
+            Policy::RingHash { ring_size_min, ring_size_max, .. } => Table::Ring(Arc::new(
+                Ring::build(&keyed(endpoints), *ring_size_min, *ring_size_max),
+            )),
+            Policy::Maglev { .. } => Table::Maglev(Arc::new(Maglev::build(&keyed(endpoints)))),
+            Policy::RoundRobin | Policy::LeastRequest | Policy::Random => Table::None,
+        }
+    }
+}
+
+/// What tells endpoints apart in a table, with their weights, in the order of the endpoints. It is
+/// the configured name, so that an endpoint keeps its keys when its address changes; where one
+/// name stands for several addresses, the address.
+fn keyed(endpoints: &[Endpoint]) -> Vec<(String, u32)> {
+    let mut names: Vec<&str> = endpoints.iter().map(|endpoint| endpoint.name.as_str()).collect();
+    names.sort_unstable();
+    let shared = |name: &str| {
+        let first = names.partition_point(|other| *other < name);
+        names.get(first + 1).is_some_and(|next| *next == name)
+    };
+    endpoints
+        .iter()
+        .map(|endpoint| {
+            let key = if shared(&endpoint.name) {
+                endpoint.address.to_string()
+            } else {
+                endpoint.name.clone()
+            };
+            (key, endpoint.weight)
+        })
+        .collect()
+}
+
+/// One shard's state for one cluster.
+#[derive(Debug)]
+pub struct Balancer {
+    choice: Choice,
+    rng: Rng,
+}
+
+#[derive(Debug)]
+enum Choice {
+    RoundRobin(RoundRobin),
+    LeastRequest(LeastRequest),
+    Random(Random),
+    Ring(Arc<Ring>),
+    Maglev(Arc<Maglev>),
+}
+
+impl Balancer {
+    /// Builds its own table where the policy needs one; shards use [`Balancer::with_table`].
+    pub fn new(policy: &Policy, endpoints: &[Endpoint], seed: u64) -> Balancer {
+        Balancer::with_table(&Table::build(policy, endpoints), policy, endpoints, seed)
+    }
+
+    /// `table` was built from the same policy and endpoints. Shards get different seeds, so that
+    /// they do not all begin with the same endpoint.
+    pub fn with_table(
+        table: &Table,
+        policy: &Policy,
+        endpoints: &[Endpoint],
+        seed: u64,
+    ) -> Balancer {
+        let weights = || endpoints.iter().map(|endpoint| endpoint.weight);
+        let mut rng = Rng::new(seed);
+        let choice = match (table, policy) {
+            (Table::Ring(ring), _) => Choice::Ring(ring.clone()),
+            (Table::Maglev(table), _) => Choice::Maglev(table.clone()),
+            (Table::None, Policy::LeastRequest) => {
+                Choice::LeastRequest(LeastRequest::new(weights()))
+            }
+            (Table::None, Policy::Random) => Choice::Random(Random::new(weights())),
+            (Table::None, _) => {
+                let mut turns = RoundRobin::new(weights());
+                turns.skip(rng.below(u64::from(u32::MAX)) as u32);
+                Choice::RoundRobin(turns)
+            }
+        };
+        Balancer { choice, rng }
+    }
+
+    /// The endpoint for the next request; `None` if no endpoint is usable.
+    ///
+    /// `in_flight(i)` counts the requests of this shard that endpoint `i` has not yet answered. `hash` is what [`Policy::hash`] gave. `usable(i)` may be asked
+    /// more than once about an endpoint and must not change its mind within a call.
+    #[inline]
+    pub fn pick(
+        &mut self,
+        in_flight: impl Fn(usize) -> u32,
+        hash: Option<u64>,
+        usable: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        match &mut self.choice {
+            Choice::RoundRobin(turns) => turns.pick(usable),
+            Choice::LeastRequest(least) => least.pick(in_flight, &mut self.rng, usable),
+            Choice::Random(random) => random.pick(&mut self.rng, usable),
+            Choice::Ring(ring) => ring.pick(hash.unwrap_or_else(|| self.rng.bits()), usable),
+            Choice::Maglev(table) => table.pick(hash.unwrap_or_else(|| self.rng.bits()), usable),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::http::head::{HeadLimits, Parsed, Scratch, parse_request};
+
+    pub fn endpoints(weights: &[u32]) -> Vec<Endpoint> {
+        weights
+            .iter()
+            .enumerate()
+            .map(|(index, weight)| {
+                let address: std::net::SocketAddr =
+                    ([10, 0, (index >> 8) as u8, index as u8], 80).into();
+                Endpoint { address, weight: *weight, name: address.to_string() }
+            })
+            .collect()
+    }
+
+    fn policies() -> [Policy; 5] {
+        let key = HashKey::SourceAddress;
+        [
+            Policy::RoundRobin,
+            Policy::LeastRequest,
+            Policy::Random,
+            Policy::RingHash { key: key.clone(), ring_size_min: 64, ring_size_max: 1_024 },
+            Policy::Maglev { key },
+        ]
+    }
+
+    fn hash_of(key: HashKey, lines: &str) -> Option<u64> {
+        let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
+        let mut scratch = Scratch::new();
+        let parsed = parse_request(head.as_bytes(), &HeadLimits::default(), &mut scratch);
+        let Ok(Parsed::Complete(head)) = parsed else { panic!("not a head: {head}") };
+        key.hash(&head.fields, [127, 0, 0, 1].into())
+    }
+
+    #[test]
+    fn hashes_the_header_the_cookie_and_the_address() {
+        let header = || HashKey::Header("X-User".into());
+        assert_eq!(hash_of(header(), "x-user: ann\r\n"), Some(xxh64(b"ann", 0)));
+        assert_eq!(hash_of(header(), "x-user: ann\r\nx-user: bob\r\n"), Some(xxh64(b"ann", 0)));
+        assert_eq!(hash_of(header(), "x-users: ann\r\n"), None);
+
+        let cookie = || HashKey::Cookie("id".into());
+        assert_eq!(hash_of(cookie(), "Cookie: a=1; id=7; id=8\r\n"), Some(xxh64(b"7", 0)));
+        assert_eq!(
+            hash_of(cookie(), "Cookie: id2=7\r\ncookie: id=\"9\"\r\n"),
+            Some(xxh64(b"9", 0))
+        );
+        assert_eq!(hash_of(cookie(), "Cookie: ID=7; x\r\n"), None);
+
+        assert_eq!(hash_of(HashKey::SourceAddress, ""), Some(xxh64(&[127, 0, 0, 1], 0)));
+    }
+
+    /// Names keep keys in place; a name with two addresses cannot tell them apart.
+    #[test]
+    fn endpoints_are_keyed_by_name_unless_shared() {
+        let mut list = endpoints(&[1, 1, 1]);
+        list[0].name = "web:80".into();
+        list[1].name = "api:80".into();
+        list[2].name = "api:80".into();
+        let keys: Vec<String> = keyed(&list).into_iter().map(|(key, _)| key).collect();
+        assert_eq!(keys, ["web:80", "10.0.0.1:80", "10.0.0.2:80"]);
+    }
+
+    #[test]
+    fn no_endpoints_no_choice() {
+        for policy in policies() {
+            assert_eq!(Balancer::new(&policy, &[], 1).pick(|_| 0, Some(7), |_| true), None);
+        }
+    }
+
+    #[test]
+    fn shards_begin_at_different_endpoints() {
+        let list = endpoints(&[1; 100]);
+        let first =
+            |seed| Balancer::new(&Policy::RoundRobin, &list, seed).pick(|_| 0, None, |_| true);
+        assert!((1..10).any(|seed| first(seed) != first(0)));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever the policy, the weights and the load: a usable endpoint if there is one.
+        #[test]
+        fn picks_usable_endpoints_only(
+            seats in prop::collection::vec((1u32..1_000, 0u32..50, any::<bool>()), 1..40),
+            hashes in prop::collection::vec(prop::option::of(any::<u64>()), 1..20),
+            seed: u64,
+        ) {
+            let weights: Vec<u32> = seats.iter().map(|seat| seat.0).collect();
+            let in_flight: Vec<u32> = seats.iter().map(|seat| seat.1).collect();
+            let list = endpoints(&weights);
+            for policy in policies() {
+                let mut balancer = Balancer::new(&policy, &list, seed);
+                for hash in &hashes {
+                    match balancer.pick(|at| in_flight[at], *hash, |index| seats[index].2) {
+                        Some(index) => prop_assert!(seats[index].2, "{policy:?} took {index}"),
+                        None => prop_assert!(seats.iter().all(|seat| !seat.2), "{policy:?} gave up"),
+                    }
+                }
+            }
+        }
+
+        /// A key stays where it is for as long as the endpoints do, on every shard.
+        #[test]
+        fn hash_policies_agree_across_shards(hash: u64, count in 1usize..50) {
+            let list = endpoints(&vec![1; count]);
+            for policy in &policies()[3..] {
+                let one = Balancer::new(policy, &list, 1).pick(|_| 0, Some(hash), |_| true);
+                let other = Balancer::new(policy, &list, 2).pick(|_| 9, Some(hash), |_| true);
+                prop_assert_eq!(one, other);
+            }
+        }
+    }
+}
