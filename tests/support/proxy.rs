@@ -81,6 +81,12 @@ impl Setup {
         self
     }
 
+    /// The same, in its own words.
+    pub fn and_cluster_text(mut self, text: &str) -> Setup {
+        self.clusters.push(text.into());
+        self
+    }
+
     /// One more listener.
     pub fn and_listener(mut self, text: &str) -> Setup {
         self.listeners.push(text.into());
@@ -185,6 +191,7 @@ impl Proxy {
             proxy.listeners.insert(name.into(), address.parse().expect("an address"));
         }
         proxy.admin = proxy.await_file("admin").trim().parse().expect("an address");
+        eventually("the proxy is ready", || proxy.admin("/ready").status() == 200);
         proxy
     }
 
