@@ -57,7 +57,10 @@ fn status_lines() {
         ("two blanks", head("HTTP/1.1  200 OK", "Content-Length: 0\r\n")),
         ("NUL in the phrase", head("HTTP/1.1 200 O\0K", "Content-Length: 0\r\n")),
         ("a bare CR in the phrase", head("HTTP/1.1 200 O\rK", "Content-Length: 0\r\n")),
-        ("an unasked upgrade", head("HTTP/1.1 101 Switching Protocols", "Connection: upgrade\r\nUpgrade: x\r\n")),
+        (
+            "an unasked upgrade",
+            head("HTTP/1.1 101 Switching Protocols", "Connection: upgrade\r\nUpgrade: x\r\n"),
+        ),
         ("a request", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()),
     ]);
 }
@@ -76,7 +79,10 @@ fn framings() {
         ("gzip, chunked", fields("Transfer-Encoding: gzip, chunked")),
         ("chunked twice", fields("Transfer-Encoding: chunked, chunked")),
         ("a coding in HTTP/1.0", head("HTTP/1.0 200 OK", "Transfer-Encoding: chunked\r\n")),
-        ("an interim answer with a body", head("HTTP/1.1 103 Early Hints", "Content-Length: 2\r\n")),
+        (
+            "an interim answer with a body",
+            head("HTTP/1.1 103 Early Hints", "Content-Length: 2\r\n"),
+        ),
     ]);
 }
 
@@ -88,7 +94,10 @@ fn field_lines() {
         ("obs-fold", fields("Content-Length: 0\r\nX: a\r\n b")),
         ("a bare CR", fields("Content-Length: 0\r\nX: a\rb")),
         ("a bare LF", fields("Content-Length: 0\r\nX: a\nY: b")),
-        ("a bare LF behind the status line", b"HTTP/1.1 200 OK\nContent-Length: 0\r\n\r\n".to_vec()),
+        (
+            "a bare LF behind the status line",
+            b"HTTP/1.1 200 OK\nContent-Length: 0\r\n\r\n".to_vec(),
+        ),
         ("a bare LF for the empty line", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\n".to_vec()),
         ("NUL", fields("Content-Length: 0\r\nX: \0")),
         ("a control byte", fields("Content-Length: 0\r\nX: \u{1}")),

@@ -30,7 +30,8 @@ fn round_robin_takes_turns() {
 
 #[test]
 fn weights_count() {
-    let (heavy, light, none) = (Origin::named("heavy"), Origin::named("light"), Origin::named("none"));
+    let (heavy, light, none) =
+        (Origin::named("heavy"), Origin::named("light"), Origin::named("none"));
     let endpoints = format!(
         "endpoints: [{{address: '{}', weight: 3}}, '{}', {{address: '{}', weight: 0}}]",
         heavy.address(),

@@ -200,7 +200,8 @@ fn a_stalled_origin_stops_the_upload() {
         let sent = Arc::new(AtomicU64::new(0));
         let counter = sent.clone();
         let sender = std::thread::spawn(move || {
-            client.send(format!("PUT / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n", framing(count, chunked)));
+            client
+                .send(format!("PUT / HTTP/1.1\r\nHost: a\r\n{}\r\n\r\n", framing(count, chunked)));
             let send = |bytes: &[u8]| {
                 client.send(bytes);
                 counter.fetch_add(bytes.len() as u64, Relaxed);
@@ -308,8 +309,7 @@ fn served(client: &mut Client) -> bool {
 #[test]
 fn a_listener_has_a_cap() {
     let origin = Origin::answering(OK);
-    let proxy =
-        Setup::new(&origin).one_shard().listener("limits: {connections_max: 3}").start();
+    let proxy = Setup::new(&origin).one_shard().listener("limits: {connections_max: 3}").start();
     let mut clients: Vec<_> = (0..3).map(|_| proxy.client()).collect();
     for client in &mut clients {
         assert!(served(client));
@@ -339,10 +339,8 @@ fn the_cap_holds_over_all_shards() {
 #[test]
 fn a_client_address_has_a_cap() {
     let origin = Origin::answering(OK);
-    let proxy = Setup::new(&origin)
-        .one_shard()
-        .listener("limits: {connections_per_client_max: 2}")
-        .start();
+    let proxy =
+        Setup::new(&origin).one_shard().listener("limits: {connections_per_client_max: 2}").start();
     let mut clients: Vec<_> = (0..2).map(|_| proxy.client()).collect();
     for client in &mut clients {
         assert!(served(client));
@@ -358,11 +356,8 @@ fn a_client_address_has_a_cap() {
 #[test]
 fn running_out_of_descriptors_passes() {
     let origin = Origin::answering(OK);
-    let proxy = Setup::new(&origin)
-        .one_shard()
-        .cluster("pool: {idle_timeout: 1m}")
-        .files_max(100)
-        .start();
+    let proxy =
+        Setup::new(&origin).one_shard().cluster("pool: {idle_timeout: 1m}").files_max(100).start();
     let mut old = proxy.client();
     assert_eq!(old.get("/").status(), 200);
     let many: Vec<_> = (0..150).map(|_| Client::connect(proxy.address())).collect();

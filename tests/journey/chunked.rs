@@ -83,7 +83,10 @@ fn large_chunks_pass() {
     let origin = Origin::start(|peer| {
         let request = peer.request();
         assert!(request.body == patterned(0, 2_000_000));
-        peer.send(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n", 2_000_000));
+        peer.send(format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n",
+            2_000_000
+        ));
         peer.send(patterned(0, 2_000_000));
         peer.send("\r\n0\r\n\r\n");
     });
@@ -142,9 +145,8 @@ fn a_head_does_not_wait_for_its_body() {
 fn lenient_line_ends_hold_for_chunks() {
     let origin = Origin::answering(OK);
     let proxy = Setup::new(&origin).listener("lenient_line_ends: true").start();
-    let answer = proxy.ask(
-        "POST / HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\n\n5\nhello\n0\nX-Sum: 1\n\n",
-    );
+    let answer = proxy
+        .ask("POST / HTTP/1.1\nHost: a\nTransfer-Encoding: chunked\n\n5\nhello\n0\nX-Sum: 1\n\n");
     assert_eq!(answer.status(), 200);
     let request = origin.request();
     assert_eq!(request.body, b"hello");

@@ -99,7 +99,10 @@ fn a_request_may_come_in_any_pieces() {
     );
     assert_eq!(client.answer().text(), "ok");
     let request = origin.request();
-    assert_eq!((request.start.as_str(), request.body.as_slice()), ("POST /a?b HTTP/1.1", &b"abcde"[..]));
+    assert_eq!(
+        (request.start.as_str(), request.body.as_slice()),
+        ("POST /a?b HTTP/1.1", &b"abcde"[..])
+    );
     assert_eq!(request.trailers, [("Sum".into(), "1".into())]);
 }
 

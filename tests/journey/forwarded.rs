@@ -66,9 +66,8 @@ fn proxies_may_be_counted() {
 
 #[test]
 fn set_replaces_even_what_is_trusted() {
-    let request = seen(
-        "for: set, proto: set, host: set, request_id: set, trusted: {cidrs: ['127.0.0.0/8']}",
-    );
+    let request =
+        seen("for: set, proto: set, host: set, request_id: set, trusted: {cidrs: ['127.0.0.0/8']}");
     assert_ours(&request);
 }
 
@@ -118,9 +117,8 @@ fn the_clients_address_is_what_is_hashed() {
         .cluster("balance: {maglev: {key: source_address}}");
     let proxy = setup.start();
     let ask = |number: u32| {
-        let answer = proxy.ask(format!(
-            "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.{number}\r\n\r\n"
-        ));
+        let answer = proxy
+            .ask(format!("GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.{number}\r\n\r\n"));
         answer.text().to_owned()
     };
     let first: Vec<_> = (0..40).map(ask).collect();

@@ -2,7 +2,8 @@
 
 use crate::support::{End, Origin, Proxy};
 
-const HEAD: &str = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
+const HEAD: &str =
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
 
 #[test]
 fn continue_comes_from_the_origin() {
@@ -153,7 +154,10 @@ fn an_early_refusal_stops_the_upload() {
             let mut client = proxy.client();
             client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n4\r\nabcd\r\n"));
             let answer = client.answer();
-            assert_eq!((answer.start.as_str(), answer.text()), (&*format!("HTTP/1.1 {status}"), "no"));
+            assert_eq!(
+                (answer.start.as_str(), answer.text()),
+                (&*format!("HTTP/1.1 {status}"), "no")
+            );
             assert!(answer.connection("close"), "RFC 9112, 9.6: {answer:?}");
             let (rest, end) = client.rest();
             assert_eq!((rest.as_slice(), end), (&b""[..], End::Closed), "{framing}");

@@ -67,7 +67,8 @@ fn the_heads_bytes() {
 fn the_default_heads_bytes() {
     let origin = Origin::answering(OK);
     let proxy = Setup::new(&origin).start();
-    let head = |bytes| format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", "x".repeat(bytes));
+    let head =
+        |bytes| format!("GET / HTTP/1.1\r\nHost: a\r\nCookie: {}\r\n\r\n", "x".repeat(bytes));
     assert_eq!(proxy.ask(head(59_000)).status(), 200);
     assert_eq!(origin.request().get("cookie").map(str::len), Some(59_000));
     let mut client = proxy.client();
@@ -79,7 +80,8 @@ fn the_default_heads_bytes() {
 fn the_number_of_fields() {
     let origin = Origin::answering(OK);
     let proxy = Setup::new(&origin).listener("limits: {fields_max: 10}").start();
-    let head = |fields| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(fields - 1));
+    let head =
+        |fields: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(fields - 1));
     assert_eq!(proxy.ask(head(10)).status(), 200);
     let mut client = proxy.client();
     client.send(head(11));
@@ -96,7 +98,8 @@ fn an_announced_body() {
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\n\r\nx");
     assert_refused(&mut client, 413);
     let mut client = proxy.client();
-    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\nExpect: 100-continue\r\n\r\n");
+    client
+        .send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1001\r\nExpect: 100-continue\r\n\r\n");
     assert_refused(&mut client, 413);
     assert_eq!(origin.requests().len(), 1);
     assert_eq!(origin.connections(), 1, "the origin never hears of it");

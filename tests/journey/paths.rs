@@ -119,7 +119,9 @@ fn routes_match_what_goes_upstream() {
         .and_cluster("private", &private)
         .and_route("match: {prefix: /private}, cluster: private")
         .start();
-    for path in ["/private", "/private/x", "/x/../private", "//private", "/%70rivate", "/./private/"] {
+    for path in
+        ["/private", "/private/x", "/x/../private", "//private", "/%70rivate", "/./private/"]
+    {
         proxy.get(path);
     }
     assert_eq!((public.requests().len(), private.requests().len()), (0, 6));

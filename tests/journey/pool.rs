@@ -253,7 +253,7 @@ fn a_connect_that_takes_too_long_is_a_504() {
 /// is stopped while its connect is under way, so that they are surely there first.
 #[test]
 fn bytes_before_the_request_condemn_the_connection() {
-    let mut full = Full::new();
+    let full = Full::new();
     let proxy = Setup::at(&[full.address()]).one_shard().start();
     let mut client = proxy.client();
     client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -300,7 +300,10 @@ fn the_connection_used_last_is_used_first() {
         let number = peer.number;
         while peer.try_request().is_ok() {
             pause(30);
-            if peer.try_send(format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{number}")).is_err() {
+            if peer
+                .try_send(format!("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n{number}"))
+                .is_err()
+            {
                 return;
             }
         }
@@ -387,7 +390,10 @@ fn clients_share_the_pool() {
     let origin = Origin::answering(OK);
     let proxy = Setup::new(&origin).one_shard().start();
     for _ in 0..10 {
-        assert_eq!(proxy.ask(GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).status(), 200);
+        assert_eq!(
+            proxy.ask(GET.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).status(),
+            200
+        );
     }
     assert_eq!(origin.connections(), 1);
 }

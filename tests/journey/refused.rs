@@ -67,7 +67,11 @@ fn refuse(cases: &[(&str, u16, Vec<u8>)]) {
 fn lengths_and_codings() {
     let chunks = "0";
     refuse(&[
-        ("both", 400, and(&format!("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"))),
+        (
+            "both",
+            400,
+            and(&format!("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}")),
+        ),
         ("both, other order", 400, and("Transfer-Encoding: chunked\r\nContent-Length: 3")),
         ("both, odd spelling", 400, and("transfer-encoding: CHUNKED\r\ncontent-length: 3")),
         ("differing lengths", 400, and("Content-Length: 3\r\nContent-Length: 4")),
@@ -103,7 +107,8 @@ fn lengths_and_codings() {
         (
             "a coding in HTTP/1.0, kept alive",
             400,
-            b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec(),
+            b"POST / HTTP/1.0\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n"
+                .to_vec(),
         ),
     ]);
 }
@@ -126,7 +131,11 @@ fn line_ends() {
         ("a bare LF for the empty line", 400, b"GET / HTTP/1.1\r\nHost: a\r\n\n".to_vec()),
         ("bare LFs all over", 400, b"GET / HTTP/1.1\nHost: a\n\n".to_vec()),
         ("a bare LF before the request", 400, b"\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()),
-        ("many empty lines", 400, b"\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()),
+        (
+            "many empty lines",
+            400,
+            b"\r\n\r\n\r\n\r\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(),
+        ),
     ]);
 }
 
@@ -171,7 +180,11 @@ fn hosts() {
         ("a backslash", 400, with("Host: a\\b")),
         ("escaped", 400, with("Host: a%2fb")),
         ("high bytes", 400, with("Host: \u{e9}.fr")),
-        ("one beside absolute-form, bad", 400, b"GET http://a/ HTTP/1.1\r\nHost: a b\r\n\r\n".to_vec()),
+        (
+            "one beside absolute-form, bad",
+            400,
+            b"GET http://a/ HTTP/1.1\r\nHost: a b\r\n\r\n".to_vec(),
+        ),
         ("none beside absolute-form", 400, b"GET http://a/ HTTP/1.1\r\n\r\n".to_vec()),
         ("a bad one in HTTP/1.0", 400, b"GET / HTTP/1.0\r\nHost: a b\r\n\r\n".to_vec()),
         ("two in HTTP/1.0", 400, b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n".to_vec()),
@@ -326,7 +339,9 @@ fn a_truncated_request_never_looks_complete() {
         client.shutdown_write();
         let (_, _) = client.rest();
     }
-    crate::support::eventually("the origin's connections end", || origin.ended() == origin.connections());
+    crate::support::eventually("the origin's connections end", || {
+        origin.ended() == origin.connections()
+    });
     assert!(origin.requests().is_empty(), "{:?}", origin.requests());
 }
 
@@ -341,7 +356,12 @@ fn lenient_line_ends_forgive_bare_lf_only() {
             ("a bare CR in a value", 400, b"GET / HTTP/1.1\nHost: a\nX: a\rb\n\n".to_vec()),
             ("obs-fold", 400, b"GET / HTTP/1.1\nHost: a\nX: a\n b\n\n".to_vec()),
             ("NUL", 400, b"GET / HTTP/1.1\nHost: a\nX: \0\n\n".to_vec()),
-            ("both framings", 400, b"GET / HTTP/1.1\nHost: a\nContent-Length: 1\nTransfer-Encoding: chunked\n\n".to_vec()),
+            (
+                "both framings",
+                400,
+                b"GET / HTTP/1.1\nHost: a\nContent-Length: 1\nTransfer-Encoding: chunked\n\n"
+                    .to_vec(),
+            ),
         ],
     );
     let answer = proxy.ask("GET /lf HTTP/1.1\nHost: a\nX: y\nY:\n\n");

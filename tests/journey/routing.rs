@@ -97,7 +97,9 @@ fn a_refused_upload_is_not_taken_for_a_request() {
     let origin = Origin::named("it");
     let proxy = Setup::new(&origin).route("match: {prefix: /app}").start();
     let smuggled = "GET /app HTTP/1.1\r\nHost: a\r\n\r\n";
-    for framing in [format!("Content-Length: {}", smuggled.len()), "Transfer-Encoding: chunked".into()] {
+    for framing in
+        [format!("Content-Length: {}", smuggled.len()), "Transfer-Encoding: chunked".into()]
+    {
         let mut client = proxy.client();
         client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n"));
         let _ = client.try_send(smuggled);
@@ -112,7 +114,9 @@ fn a_refused_upload_is_not_taken_for_a_request() {
 fn prefixes_and_hosts_are_rewritten() {
     let origin = Origin::echoing();
     let proxy = Setup::new(&origin)
-        .and_route("match: {prefix: /api}, prefix_rewrite: /v1, host_rewrite: 'inside:81', cluster: app")
+        .and_route(
+            "match: {prefix: /api}, prefix_rewrite: /v1, host_rewrite: 'inside:81', cluster: app",
+        )
         .and_route("match: {prefix: /strip}, prefix_rewrite: /, cluster: app")
         .start();
     for (sent, expected) in [
@@ -134,7 +138,9 @@ fn prefixes_and_hosts_are_rewritten() {
 fn redirects() {
     let origin = Origin::named("it");
     let proxy = Setup::new(&origin)
-        .and_route("match: {prefix: /a}, redirect: {status: 308, scheme: https, host: 'new.example:444'}")
+        .and_route(
+            "match: {prefix: /a}, redirect: {status: 308, scheme: https, host: 'new.example:444'}",
+        )
         .and_route("match: {prefix: /b}, redirect: {prefix_rewrite: /c}")
         .and_route("match: {path: /d}, redirect: {status: 301, path: /e}")
         .start();
@@ -156,7 +162,9 @@ fn direct_responses() {
     let origin = Origin::named("it");
     let proxy = Setup::new(&origin)
         .and_route("match: {path: /robots.txt}, respond: {body: 'nothing here'}")
-        .and_route("match: {path: /gone}, respond: {status: 410, content_type: text/html, body: <p>}")
+        .and_route(
+            "match: {path: /gone}, respond: {status: 410, content_type: text/html, body: <p>}",
+        )
         .and_route(
             "match: {path: /empty}, respond: {status: 204}, response_headers: {set: {x-own: '1'}}",
         )
@@ -166,7 +174,10 @@ fn direct_responses() {
     assert_eq!((answer.status(), answer.text()), (200, "nothing here"));
     assert_eq!(answer.get("content-type"), Some("text/plain; charset=utf-8"));
     let answer = client.get("/gone");
-    assert_eq!((answer.status(), answer.text(), answer.get("content-type")), (410, "<p>", Some("text/html")));
+    assert_eq!(
+        (answer.status(), answer.text(), answer.get("content-type")),
+        (410, "<p>", Some("text/html"))
+    );
     let answer = client.get("/empty");
     assert_eq!((answer.status(), answer.get("x-own")), (204, Some("1")));
     let head = client.ask("HEAD /robots.txt HTTP/1.1\r\nHost: a\r\n\r\n");

@@ -95,7 +95,9 @@ fn a_body_that_stands_still() {
     let origin = stuck();
     let proxy =
         Setup::new(&origin).listener("reason_header: true, timeouts: {body: 400ms}").start();
-    for (index, framing) in ["Content-Length: 1000000", "Transfer-Encoding: chunked"].iter().enumerate() {
+    for (index, framing) in
+        ["Content-Length: 1000000", "Transfer-Encoding: chunked"].iter().enumerate()
+    {
         let mut client = proxy.client();
         client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n5\r\nhello\r\n"));
         let answer = client.answer();
@@ -293,7 +295,9 @@ fn an_upload_that_nobody_reads() {
 
 #[test]
 fn an_answer_that_stands_still() {
-    for head in ["Content-Length: 10\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"] {
+    for head in
+        ["Content-Length: 10\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"]
+    {
         let origin = Origin::start(move |peer| {
             peer.request();
             peer.send(format!("HTTP/1.1 200 OK\r\n{head}"));

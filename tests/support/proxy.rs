@@ -105,6 +105,12 @@ impl Setup {
         self
     }
 
+    /// In place of the number of shards.
+    pub fn shards(mut self, text: &str) -> Setup {
+        self.shards = text.into();
+        self
+    }
+
     /// The hard limit of descriptors.
     pub fn files_max(mut self, files: u32) -> Setup {
         self.files_max = Some(files);
@@ -243,9 +249,7 @@ impl Proxy {
     #[track_caller]
     pub fn admin(&self, path: &str) -> Message {
         let mut client = Client::connect(self.admin);
-        client.ask(format!(
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-        ))
+        client.ask(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
     }
 
     pub fn admin_address(&self) -> SocketAddr {
