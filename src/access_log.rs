@@ -25,6 +25,9 @@ use crate::reason::Reason;
 pub use shard_log::{ShardLog, SinkIndex};
 pub use writer::{AccessLogs, probe};
 
+#[cfg(test)]
+pub(crate) use line::tests::record as line_record;
+
 /// How a line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Format {

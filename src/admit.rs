@@ -18,11 +18,11 @@ use crate::http::forwarded::{self, Arrival, MaxForwards};
 use crate::http::head::{
     FieldKind, Framing, Method, Parsed, RequestHead, Scratch, Target, Version, parse_request,
 };
-use crate::http::path::{self, Normal};
+use crate::http::path::{self, Fragment, Normal};
 use crate::plan::Listener;
 use crate::reason::Reason;
 use crate::respond::{self, Own};
-use crate::route::{self, HeaderRules, RequestView, Route, RouteTimeouts};
+use crate::route::{self, Asked, HeaderRules, RequestView, Route, RouteTimeouts};
 use crate::shard::Shard;
 use crate::shard::buffers::Buffer;
 use crate::shard::plan::ShardPlan;
@@ -105,7 +105,7 @@ impl Order {
 
     fn routed(&self) -> &Route {
         let route = self.route.expect("only routed requests are forwarded");
-        self.plan.shared().router.route(route)
+        &self.plan.shared().router.routes()[route]
     }
 }
 
@@ -172,7 +172,7 @@ fn decide(
     }
     let mut normalised = shard.buffers.take();
     let raw_path = head.target.path().unwrap_or(b"/");
-    let path = if head.fragment && !listener.path.strips_fragments() {
+    let path = if head.fragment && !(listener.path.fragment == Fragment::Strip) {
         Err(Reason::BadPath)
     } else {
         path::normalise(raw_path, &listener.path, normalised.writer())
@@ -198,31 +198,31 @@ fn decide(
         };
         let found = plan.router.find(&view).ok_or(Reason::NoRoute)?;
         order.route = Some(found);
-        let route = plan.router.route(found);
+        let route = &plan.router.routes()[found];
         order.body_bytes_max = route.body_bytes_max.unwrap_or(listener.body_bytes_max);
         if let Framing::Length(length) = head.framing
             && length > order.body_bytes_max
         {
             return Err(Reason::BodyTooLarge);
         }
-        let clusters = match &route.action {
-            route::Action::Forward { clusters, .. } => clusters,
-            own => {
-                order.own_of_route(shard, own, &view, &route.response_headers);
-                return Ok(());
-            }
+        let route::Action::Forward(forward) = &route.action else {
+            order.own_of_route(shard, route, &view);
+            return Ok(());
         };
-        let cluster = route::choose(clusters, || shard.rng.borrow_mut().bits() as u32);
+        let cluster = forward.clusters.pick(shard.rng.borrow_mut().bits() as u32);
         let policy = &plan.clusters[cluster].balance;
-        order.action =
-            Action::Forward { cluster, hash: policy.hash(&head.fields, client.address) };
+        order.action = Action::Forward { cluster, hash: policy.hash(&head.fields, client.address) };
         let upgrade = head.upgrade.filter(|_| head.framing == Framing::None);
         order.upgrade = upgrade.is_some();
         let mut rewritten = shard.buffers.take();
-        let target = match (&head.target, route.preserve_path) {
+        let target = match (&head.target, &forward.prefix_rewrite) {
             (Target::Asterisk, _) => b"*",
-            (_, true) => raw_path,
-            (_, false) => route.outgoing_path(path, rewritten.writer()),
+            (_, Some(_)) => {
+                forward.write_path(route.prefix_bytes, path, rewritten.writer());
+                rewritten.filled()
+            }
+            (_, None) if route.preserve_path => raw_path,
+            (_, None) => path,
         };
         let mut dropped = KindSet::default();
         for kind in FORWARDED {
@@ -240,7 +240,7 @@ fn decide(
         let edits = RequestEdits {
             path: target,
             query: head.target.query(),
-            host: route.outgoing_host(head.host),
+            host: forward.host_rewrite.as_deref().map_or(head.host, str::as_bytes),
             framing: head.framing,
             upgrade,
             dropped,
@@ -248,9 +248,12 @@ fn decide(
         };
         let arrival = Arrival { peer, tls: false, host: head.host, version: head.version };
         let mut written = forwarded::Written::default();
+        let rules = &route.request_headers;
         let add = |out: &mut Vec<u8>| {
             let ids = &mut shard.request_ids.borrow_mut();
-            written = listener.forwarding.write(&client, &arrival, &head.fields, ids, out);
+            let ruled = |name: &[u8]| !rules.is_empty() && rules.drops(name);
+            let forwarding = &listener.forwarding;
+            written = forwarding.write(&client, &arrival, &head.fields, ids, ruled, out);
             if let Some(left) = max_forwards {
                 let mut digits = itoa::Buffer::new();
                 encode::line(b"Max-Forwards", digits.format(left).as_bytes(), out);
@@ -299,13 +302,7 @@ impl Order {
     }
 
     /// Makes an answer of what the route says itself.
-    fn own_of_route(
-        &mut self,
-        shard: &Shard,
-        action: &route::Action,
-        view: &RequestView<'_>,
-        rules: &HeaderRules,
-    ) {
+    fn own_of_route(&mut self, shard: &Shard, route: &Route, view: &RequestView<'_>) {
         let stays = self.keep_alive && self.body_is_short() && !shard.is_draining();
         self.keep_alive = stays;
         let date = shard.date.get(self.began);
@@ -319,24 +316,31 @@ impl Order {
             head_only: self.method == Method::Head,
         };
         let mut location = shard.buffers.take();
-        match action {
+        match &route.action {
             route::Action::Redirect(redirect) => {
                 own.status = redirect.status;
-                redirect.location(view, false, location.writer());
+                let asked = Asked {
+                    https: false,
+                    host: view.host,
+                    path: view.path,
+                    query: view.query,
+                    prefix_bytes: route.prefix_bytes,
+                };
+                redirect.write_location(&asked, location.writer());
             }
-            route::Action::Respond { status, content_type, body } => {
-                own.status = *status;
-                own.content_type = content_type.as_bytes();
-                own.body = body;
+            route::Action::Respond(respond) => {
+                own.status = respond.status;
+                own.content_type = respond.content_type.as_deref().unwrap_or("").as_bytes();
+                own.body = &respond.body;
             }
-            route::Action::Forward { .. } => {}
+            route::Action::Forward(_) => {}
         }
         let status = own.status;
         let add = |out: &mut Vec<u8>| {
             if !location.is_empty() {
                 encode::line(b"Location", location.filled(), out);
             }
-            encode::rule_lines(rules, out);
+            route.response_headers.write(out);
         };
         own.write(add, self.out.writer());
         shard.buffers.give_back(location);
@@ -455,7 +459,7 @@ impl LogLine {
             upstream: ending.upstream,
             attempts: 1,
             listener: &order.listener.name,
-            route: order.route.map(|route| plan.router.route(route).name.as_str()),
+            route: order.route.map(|route| plan.router.routes()[route].name.as_str()),
             cluster,
         };
         shard.log(&order.listener, &record);
@@ -464,7 +468,13 @@ impl LogLine {
 }
 
 /// Logs a head that could not be made sense of.
-pub fn log_refused(shard: &Shard, listener: &Listener, info: &ClientInfo, reason: Reason, began: Nanos) {
+pub fn log_refused(
+    shard: &Shard,
+    listener: &Listener,
+    info: &ClientInfo,
+    reason: Reason,
+    began: Nanos,
+) {
     if listener.access_log.is_none() {
         return;
     }

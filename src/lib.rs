@@ -6,6 +6,10 @@ pub mod cli;
 
 pub mod config;
 
+pub mod run;
+
+pub mod diagnostics;
+
 pub mod plan;
 
 pub mod accept;

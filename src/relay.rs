@@ -244,10 +244,15 @@ impl Relay<'_> {
 
     /// One write of all that is still to go, `sent` bytes of it having gone; tells how many went
     /// now, and how many there were in all.
-    fn try_write(&self, framed: &Framed, trailers: &[u8], sent: usize) -> io::Result<(usize, usize)> {
+    fn try_write(
+        &self,
+        framed: &Framed,
+        trailers: &[u8],
+        sent: usize,
+    ) -> io::Result<(usize, usize)> {
         let bytes = self.buffer.filled();
         let mut size_line = ChunkSize::default();
-        let mut slices = [const { IoSlice::new(&[]) }; SPANS_MAX + 5];
+        let mut slices = [IoSlice::new(&[]); SPANS_MAX + 5];
         let mut used = 0;
         let mut total = 0;
         let mut put = |slice| {
@@ -423,7 +428,7 @@ struct ChunkSize([u8; 18]);
 
 impl ChunkSize {
     fn write(&mut self, bytes: usize) -> &[u8] {
-        crate::http::body::chunk_header(bytes as u64, &mut self.0)
+        crate::http::body::chunk_header(bytes, &mut self.0)
     }
 }
 

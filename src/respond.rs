@@ -14,7 +14,7 @@ pub struct Own<'a> {
     pub date: &'a [u8],
     /// Named in `x-outrigger-reason`, where the listener wants that.
     pub reason: Option<Reason>,
-    /// The media type of the body.
+    /// The media type of the body; empty for none.
     pub content_type: &'a [u8],
     /// The body.
     pub body: &'a [u8],
@@ -36,7 +36,7 @@ impl Own<'_> {
             line(b"x-outrigger-reason", reason.name().as_bytes(), out);
         }
         if !matches!(self.status, 204 | 304) {
-            if !self.body.is_empty() {
+            if !self.body.is_empty() && !self.content_type.is_empty() {
                 line(b"Content-Type", self.content_type, out);
             }
             content_length(self.body.len() as u64, out);

@@ -280,10 +280,12 @@ impl Session {
         self.inbound.consume(order.head_bytes);
         let outcome = match order.action {
             Action::Own { status } => self.answer_ourselves(&order, status).await,
-            Action::Forward { cluster, hash } => match self.forward(&mut order, cluster, hash).await {
-                Ok(outcome) => outcome,
-                Err(failure) => self.fail(&mut order, failure).await,
-            },
+            Action::Forward { cluster, hash } => {
+                match self.forward(&mut order, cluster, hash).await {
+                    Ok(outcome) => outcome,
+                    Err(failure) => self.fail(&mut order, failure).await,
+                }
+            }
         };
         if self.inbound.is_empty() {
             shard.buffers.give_back(std::mem::take(&mut self.inbound));
@@ -300,14 +302,18 @@ impl Session {
         shard.counters.answered(outcome.status, now.since(order.began).as_nanos() as u64);
         if let Some(line) = order.log.take() {
             let upstream = outcome.endpoint.as_ref().map(|endpoint| endpoint.address);
-            line.finish(&shard, &order, &admit::Ending {
-                status: outcome.status,
-                reason: outcome.reason,
-                upstream,
-                received: outcome.received,
-                sent: outcome.sent,
-                ended: now,
-            });
+            line.finish(
+                &shard,
+                &order,
+                &admit::Ending {
+                    status: outcome.status,
+                    reason: outcome.reason,
+                    upstream,
+                    received: outcome.received,
+                    sent: outcome.sent,
+                    ended: now,
+                },
+            );
         }
         shard.buffers.give_back(order.out);
         outcome.next
@@ -374,11 +380,13 @@ impl Session {
         let (status, next) = told.unwrap_or(unanswered);
         let endpoint = order.endpoint.clone();
         let reason_told = Some(reason);
-        let mut outcome = Outcome { status, reason: reason_told, endpoint, sent, received: 0, next };
+        let mut outcome =
+            Outcome { status, reason: reason_told, endpoint, sent, received: 0, next };
         if told.is_some() || nobody_listens {
             return outcome;
         }
-        let broken_body = matches!(reason, Reason::BadBody | Reason::BodyTimeout | Reason::BodyTooLarge);
+        let broken_body =
+            matches!(reason, Reason::BadBody | Reason::BodyTimeout | Reason::BodyTooLarge);
         let stays = order.keep_alive && !body_left && !broken_body && !self.shard.is_draining();
         let persistence = Persistence::of(order.version, stays);
         order.out.clear();
@@ -467,7 +475,11 @@ impl Session {
     }
 
     /// Opens a connection, within its time.
-    async fn connect(&mut self, endpoint: &Rc<Endpoint>, limit: Duration) -> Result<Connection, Reason> {
+    async fn connect(
+        &mut self,
+        endpoint: &Rc<Endpoint>,
+        limit: Duration,
+    ) -> Result<Connection, Reason> {
         self.timer.set(Nanos::now().after(limit));
         let connected =
             within(&mut self.timer, endpoint.connect(), |_| Err(Reason::ConnectTimeout)).await;
@@ -612,7 +624,8 @@ impl Session {
     /// Sends an answer of our own, within the time that a client has to read it.
     async fn send_within(&mut self, bytes: &[u8], listener: &Listener) -> Result<(), Reason> {
         self.timer.set(Nanos::now().after(listener.timeouts.body));
-        let sent = within(&mut self.timer, send(&self.socket, bytes), |_| Err(Reason::ClientStalled));
+        let sent =
+            within(&mut self.timer, send(&self.socket, bytes), |_| Err(Reason::ClientStalled));
         sent.await?.map_err(|_| Reason::ClientGone)
     }
 

@@ -47,8 +47,14 @@ impl Tunnel<'_> {
         timer.set(looked.after(idle));
         let mut upward =
             pin!(pump(self.client, self.upstream, &[], self.from_client, self.buffers, up));
-        let mut downward =
-            pin!(pump(self.upstream, self.client, self.head, self.from_upstream, self.buffers, down));
+        let mut downward = pin!(pump(
+            self.upstream,
+            self.client,
+            self.head,
+            self.from_upstream,
+            self.buffers,
+            down
+        ));
         let (mut up_ended, mut down_ended) = (false, false);
         std::future::poll_fn(|context| {
             if !up_ended && let Poll::Ready(result) = upward.as_mut().poll(context) {

@@ -423,7 +423,7 @@ fn date_of(days: u64) -> (u64, u64, u64) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::reason::Reason;
     use proptest::prelude::*;

@@ -64,9 +64,9 @@ impl AccessLogs {
         let _ = self.writer.send(ToWriter::Reopen);
     }
 
-    /// Lines that could not be written.
-    pub fn lines_lost(&self) -> u64 {
-        self.lines_lost.load(Ordering::Relaxed)
+    /// Counts the lines that could not be written.
+    pub fn lines_lost(&self) -> Arc<AtomicU64> {
+        self.lines_lost.clone()
     }
 
     /// Writes what the shards have handed over, and ends the thread. Waits two seconds at most.
@@ -320,7 +320,7 @@ mod tests {
         let sink = shard_logs[0].sink(path);
         shard_logs[0].log(sink, Format::Json, &record());
         shard_logs[0].flush();
-        let lost = logs.lines_lost.clone();
+        let lost = logs.lines_lost();
         logs.stop();
         assert_eq!(lost.load(Ordering::Relaxed), 1);
     }

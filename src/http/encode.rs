@@ -93,7 +93,7 @@ pub fn request(
     let dropped = HOP_BY_HOP.and(edits.dropped).with(FieldKind::Host);
     kept_lines(received, &head.fields, dropped, edits.rules, out);
     add(out);
-    rule_lines(edits.rules, out);
+    edits.rules.write(out);
     framing_lines(edits.framing, out);
     match (edits.upgrade, head.te_trailers) {
         (Some(protocol), _) => {
@@ -176,7 +176,7 @@ pub fn answer(
         line(b"Date", edits.date, out);
     }
     add(out);
-    rule_lines(edits.rules, out);
+    edits.rules.write(out);
     framing_lines(edits.framing, out);
     if let Some(length) = edits.stated_length {
         content_length(length, out);
@@ -216,7 +216,7 @@ fn kept_lines(
     let mut run = 0..0;
     for (kind, name, value) in fields.iter() {
         seen = seen.with(kind);
-        if dropped.contains(kind) || !(plain || rules.keeps(name)) {
+        if dropped.contains(kind) || (!plain && rules.drops(name)) {
             continue;
         }
         // `Name: value\r\n` with single spacing is what nearly every line looks like; such a line
@@ -247,15 +247,5 @@ fn framing_lines(framing: Framing, out: &mut Vec<u8>) {
         Framing::None | Framing::UntilClose => {}
         Framing::Length(length) => content_length(length, out),
         Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
-    }
-}
-
-/// Writes the lines that a route sets and adds.
-fn rule_lines(rules: &HeaderRules, out: &mut Vec<u8>) {
-    if rules.is_empty() {
-        return;
-    }
-    for (name, value) in rules.set.iter().chain(&rules.add) {
-        line(name.as_bytes(), value.as_bytes(), out);
     }
 }

@@ -3,9 +3,9 @@
 
 pub mod head;
 
-mod field;
+pub mod field;
 
-mod target;
+pub mod target;
 
 pub mod path;
 

@@ -209,7 +209,8 @@ impl Shard {
                     return true;
                 }
                 let generation = plan.generation;
-                let new = ShardPlan::replacing(&old, plan, &self.counters, &mut self.rng.borrow_mut());
+                let new =
+                    ShardPlan::replacing(&old, plan, &self.counters, &mut self.rng.borrow_mut());
                 *self.plan.borrow_mut() = Rc::new(new);
                 if let Some(listeners) = listeners.take() {
                     for (index, listening) in listeners.into_iter().enumerate() {

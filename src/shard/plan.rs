@@ -55,7 +55,8 @@ impl ShardPlan {
         });
         let clusters: Vec<ShardCluster> = clusters.collect();
         for known in old.clusters.iter().flat_map(|cluster| &cluster.endpoints) {
-            let stays = clusters.iter().any(|new| new.endpoints.iter().any(|e| Rc::ptr_eq(e, known)));
+            let stays =
+                clusters.iter().any(|new| new.endpoints.iter().any(|e| Rc::ptr_eq(e, known)));
             if !stays {
                 known.retire();
             }

@@ -1,0 +1,380 @@
+//! A checked configuration to a plan: names become positions, host names addresses, modes the
+//! settings that they stand for. Called by the control thread, at start and for each reload.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::access_log::Format;
+use crate::balance::{HashKey as BalanceKey, Policy};
+use crate::http::forwarded::{Forwarding, Treatment as Handling, Trusted as TrustedPeers};
+use crate::http::head::HeadLimits;
+use crate::http::path::{Encoded as Coding, Fragment as Rest, PathPolicy};
+use crate::plan::{self, Plan};
+use crate::route::{
+    self, Action, FieldMatch, Forward, HeaderRules, HostMatch, Matcher, PathMatch, RedirectPath,
+    Router, Split, ValueMatch,
+};
+
+use super::model::{
+    AccessLogFormat, Balance, Cluster, Config, Encoded, Fragment, HashKey, HeaderChanges,
+    HeaderLines, Listener, Match, Mode, Redirect, Respond, Route, RouteTimeouts, Scheme, Treatment,
+};
+use super::values::{Cidr, EndpointAddress, HostPattern, Name, PathText};
+
+/// The host names of all clusters, with their ports: what there is to resolve.
+pub fn host_names(config: &Config) -> BTreeSet<(String, u16)> {
+    let endpoints = config.clusters.iter().flat_map(|cluster| &cluster.endpoints);
+    let names = endpoints.filter_map(|endpoint| match &endpoint.address {
+        EndpointAddress::Host(host, port) if endpoint.weight > 0 => Some((host.clone(), *port)),
+        _ => None,
+    });
+    names.collect()
+}
+
+/// The plan of `config`. `resolve` gives the addresses of a host name, as far as they are known;
+/// with none, the endpoint is left out. So are endpoints of weight 0.
+pub fn compile(
+    config: &Config,
+    generation: u64,
+    resolve: &mut dyn FnMut(&str, u16) -> Vec<SocketAddr>,
+) -> Plan {
+    Plan {
+        generation,
+        listeners: config.listeners.iter().map(|it| Arc::new(listener(config, it))).collect(),
+        router: Router::new(routes(config)),
+        clusters: config.clusters.iter().map(|it| cluster(it, resolve)).collect(),
+    }
+}
+
+impl Config {
+    /// Makes every default explicit: names, what a listener's mode stands for, the route that is
+    /// meant when there is one cluster and no route.
+    pub(crate) fn fill_in(&mut self) {
+        for listener in &mut self.listeners {
+            if listener.name.is_empty() {
+                listener.name = Name(listener.address.to_string());
+            }
+            let policy = path_policy(listener);
+            let path = &mut listener.path;
+            let coding = |coding| match coding {
+                Coding::Refuse => Encoded::Refuse,
+                Coding::Keep => Encoded::Keep,
+                Coding::Decode => Encoded::Decode,
+            };
+            path.slash.get_or_insert(coding(policy.slash));
+            path.backslash.get_or_insert(coding(policy.backslash));
+            path.nul.get_or_insert(coding(policy.nul));
+            path.fragment.get_or_insert(Fragment::Refuse);
+            path.merge_slashes.get_or_insert(policy.merge_slashes);
+            listener.reason_header.get_or_insert(listener.mode == Mode::Sidecar);
+            let cidrs = trusted_cidrs(listener);
+            listener.forwarded.trusted.cidrs.get_or_insert(cidrs);
+        }
+        if let ([], [cluster]) = (self.routes.as_slice(), self.clusters.as_slice()) {
+            let cluster = Some(cluster.name.clone());
+            self.routes.push(Route { cluster, ..Route::default() });
+        }
+        let mut taken: std::collections::HashSet<Name> =
+            self.routes.iter().map(|route| route.name.clone()).collect();
+        for (index, route) in self.routes.iter_mut().enumerate() {
+            let mut name = Name(format!("route-{}", index + 1));
+            while route.name.is_empty() && !taken.insert(name.clone()) {
+                name.0.push('_');
+            }
+            if route.name.is_empty() {
+                route.name = name;
+            }
+        }
+    }
+}
+
+/// What `sidecar` trusts: this machine.
+fn trusted_cidrs(listener: &Listener) -> Vec<Cidr> {
+    match (listener.mode, listener.forwarded.trusted.hops) {
+        (Mode::Sidecar, 0) => {
+            ["127.0.0.0/8", "::1/128"].iter().filter_map(|it| it.parse().ok()).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn path_policy(listener: &Listener) -> PathPolicy {
+    let (pass, merge) = match listener.mode {
+        Mode::Edge => (Encoded::Refuse, true),
+        Mode::Sidecar => (Encoded::Keep, false),
+    };
+    let coding = |given: Option<Encoded>, default| match given.unwrap_or(default) {
+        Encoded::Refuse => Coding::Refuse,
+        Encoded::Keep => Coding::Keep,
+        Encoded::Decode => Coding::Decode,
+    };
+    let path = listener.path;
+    PathPolicy {
+        slash: coding(path.slash, pass),
+        backslash: coding(path.backslash, pass),
+        nul: coding(path.nul, Encoded::Refuse),
+        fragment: match path.fragment {
+            Some(Fragment::Strip) => Rest::Strip,
+            Some(Fragment::Refuse) | None => Rest::Refuse,
+        },
+        merge_slashes: path.merge_slashes.unwrap_or(merge),
+    }
+}
+
+fn listener(config: &Config, listener: &Listener) -> plan::Listener {
+    let Listener { timeouts, limits, .. } = listener;
+    let rate = timeouts.body_bytes_per_second_min.0;
+    plan::Listener {
+        name: listener.name.to_string(),
+        address: listener.address.0,
+        backlog: config.shards.backlog,
+        timeouts: plan::ListenerTimeouts {
+            header: timeouts.header.0,
+            idle: timeouts.idle.0,
+            body: timeouts.body.0,
+            body_bytes_per_second_min: u32::try_from(rate).unwrap_or(u32::MAX),
+        },
+        head: HeadLimits {
+            uri_bytes_max: limits.uri_bytes_max.0 as usize,
+            head_bytes_max: limits.head_bytes_max.0 as usize,
+            fields_max: limits.fields_max as usize,
+            lenient_line_ends: listener.lenient_line_ends,
+        },
+        body_bytes_max: limits.body_bytes_max.0,
+        connections_max: limits.connections_max,
+        connections_per_client_max: limits.connections_per_client_max,
+        forwarding: forwarding(listener),
+        path: path_policy(listener),
+        reason_header: listener.reason_header.unwrap_or(listener.mode == Mode::Sidecar),
+        access_log: listener.access_log.as_ref().map(|log| plan::AccessLog {
+            path: log.path.clone(),
+            format: match log.format {
+                AccessLogFormat::Json => Format::Json,
+                AccessLogFormat::Combined => Format::Combined,
+                AccessLogFormat::Envoy => Format::Envoy,
+            },
+        }),
+    }
+}
+
+fn forwarding(listener: &Listener) -> Forwarding {
+    let forwarded = &listener.forwarded;
+    let handling = |treatment| match treatment {
+        Treatment::Append => Handling::Append,
+        Treatment::Set => Handling::Set,
+        Treatment::Leave => Handling::Leave,
+        Treatment::Remove => Handling::Remove,
+    };
+    let cidrs = forwarded.trusted.cidrs.clone().unwrap_or_else(|| trusted_cidrs(listener));
+    let cidrs: Vec<IpNet> = cidrs.into_iter().map(|cidr| cidr.0).collect();
+    Forwarding {
+        for_: handling(forwarded.for_),
+        proto: handling(forwarded.proto),
+        host: handling(forwarded.host),
+        request_id: handling(forwarded.request_id),
+        via: forwarded.via.as_ref().map(|via| via.0.clone()),
+        trusted: TrustedPeers { cidrs, hops: forwarded.trusted.hops },
+    }
+}
+
+fn cluster(
+    cluster: &Cluster,
+    resolve: &mut dyn FnMut(&str, u16) -> Vec<SocketAddr>,
+) -> plan::Cluster {
+    let mut endpoints: Vec<plan::Endpoint> = Vec::new();
+    for endpoint in cluster.endpoints.iter().filter(|endpoint| endpoint.weight > 0) {
+        let addresses = match &endpoint.address {
+            EndpointAddress::Socket(address) => vec![*address],
+            EndpointAddress::Host(host, port) => resolve(host, *port),
+        };
+        for address in addresses {
+            // Two names may lead to the same server: once is enough.
+            if !endpoints.iter().any(|other| other.address == address) {
+                let name = endpoint.address.to_string();
+                endpoints.push(plan::Endpoint { address, weight: endpoint.weight, name });
+            }
+        }
+    }
+    plan::Cluster {
+        name: cluster.name.to_string(),
+        endpoints,
+        balance: policy(&cluster.balance),
+        connect_timeout: cluster.timeouts.connect.0,
+        pool: plan::Pool {
+            idle_max: cluster.pool.idle_max,
+            idle_timeout: cluster.pool.idle_timeout.0,
+            age_max: cluster.pool.age_max.0,
+            requests_max: cluster.pool.requests_max,
+        },
+    }
+}
+
+fn policy(balance: &Balance) -> Policy {
+    let key = |key: &HashKey| match key {
+        HashKey::Header(name) => BalanceKey::Header(name.0.clone()),
+        HashKey::Cookie(name) => BalanceKey::Cookie(name.0.clone()),
+        HashKey::SourceAddress => BalanceKey::SourceAddress,
+    };
+    match balance {
+        Balance::RoundRobin => Policy::RoundRobin,
+        Balance::LeastRequest => Policy::LeastRequest,
+        Balance::Random => Policy::Random,
+        Balance::RingHash(ring) => Policy::RingHash {
+            key: key(&ring.key),
+            ring_size_min: ring.ring_size_min,
+            ring_size_max: ring.ring_size_max,
+        },
+        Balance::Maglev(maglev) => Policy::Maglev { key: key(&maglev.key) },
+    }
+}
+
+/// One entry for each host of each route, in the order of the file.
+fn routes(config: &Config) -> Vec<(Matcher, route::Route)> {
+    let position = |names: Vec<&Name>| -> HashMap<String, usize> {
+        names.into_iter().enumerate().map(|(index, name)| (name.to_string(), index)).collect()
+    };
+    let clusters = position(config.clusters.iter().map(|it| &it.name).collect());
+    let listeners = position(config.listeners.iter().map(|it| &it.name).collect());
+    let mut compiled = Vec::new();
+    for route in &config.routes {
+        let target = self::route(route, &clusters);
+        for matcher in matchers(route, &listeners) {
+            compiled.push((matcher, target.clone()));
+        }
+    }
+    compiled
+}
+
+fn matchers(route: &Route, listeners: &HashMap<String, usize>) -> Vec<Matcher> {
+    let Match { host, hosts, path, prefix, methods, headers, query } = &route.matches;
+    let text = |path: &PathText| path.0.clone();
+    let path = match (path, prefix) {
+        (Some(path), _) => PathMatch::Exact(text(path)),
+        (None, Some(prefix)) => PathMatch::Prefix(text(prefix)),
+        (None, None) => PathMatch::Any,
+    };
+    let condition = |texts: [&Option<String>; 4], present: Option<bool>| {
+        let [exact, prefix, suffix, contains] = texts.map(Clone::clone);
+        let forms = [
+            exact.map(ValueMatch::Exact),
+            prefix.map(ValueMatch::Prefix),
+            suffix.map(ValueMatch::Suffix),
+            contains.map(ValueMatch::Contains),
+            (present == Some(false)).then_some(ValueMatch::Absent),
+        ];
+        forms.into_iter().flatten().next().unwrap_or(ValueMatch::Present)
+    };
+    let headers: Vec<FieldMatch> = headers
+        .iter()
+        .map(|it| FieldMatch {
+            name: it.name.0.clone(),
+            value: condition([&it.exact, &it.prefix, &it.suffix, &it.contains], it.present),
+            invert: it.invert,
+        })
+        .collect();
+    let query: Vec<FieldMatch> = query
+        .iter()
+        .map(|it| FieldMatch {
+            name: it.name.clone(),
+            value: condition([&it.exact, &it.prefix, &it.suffix, &it.contains], it.present),
+            invert: it.invert,
+        })
+        .collect();
+    let mut hosts: Vec<HostMatch> = host
+        .iter()
+        .chain(hosts)
+        .map(|host| match host {
+            HostPattern::Any => HostMatch::Any,
+            HostPattern::Exact(host) => HostMatch::Exact(host.clone()),
+            HostPattern::Suffix(suffix) => HostMatch::Suffix(suffix.clone()),
+        })
+        .collect();
+    if hosts.is_empty() {
+        hosts.push(HostMatch::Any);
+    }
+    let matcher = |host| Matcher {
+        listeners: route.listeners.iter().filter_map(|it| listeners.get(&it.0).copied()).collect(),
+        host,
+        path: path.clone(),
+        methods: methods.iter().map(|it| it.0.clone()).collect(),
+        headers: headers.clone(),
+        query: query.clone(),
+    };
+    hosts.into_iter().map(matcher).collect()
+}
+
+fn route(route: &Route, clusters: &HashMap<String, usize>) -> route::Route {
+    let RouteTimeouts { answer, total, stream_idle } = route.timeouts;
+    route::Route {
+        name: route.name.to_string(),
+        action: action(route, clusters),
+        request_headers: rules(&route.request_headers),
+        response_headers: rules(&route.response_headers),
+        timeouts: route::RouteTimeouts {
+            answer: answer.0,
+            total: total.0,
+            stream_idle: stream_idle.0,
+        },
+        preserve_path: route.preserve_path,
+        body_bytes_max: route.body_bytes_max.map(|limit| limit.0),
+        prefix_bytes: 0,
+    }
+}
+
+fn action(route: &Route, clusters: &HashMap<String, usize>) -> Action {
+    if let Some(Redirect { status, scheme, host, path, prefix_rewrite }) = &route.redirect {
+        let (host, port) = host.as_ref().map_or((None, None), |it| split_port(&it.0));
+        let whole = path.as_ref().map(|it| RedirectPath::Whole(it.0.clone()));
+        return Action::Redirect(route::Redirect {
+            status: *status,
+            scheme: scheme.map(|scheme| match scheme {
+                Scheme::Http => "http".to_owned(),
+                Scheme::Https => "https".to_owned(),
+            }),
+            host,
+            port,
+            path: whole
+                .or_else(|| prefix_rewrite.as_ref().map(|it| RedirectPath::Prefix(it.0.clone()))),
+            strip_query: false,
+        });
+    }
+    if let Some(Respond { status, content_type, body }) = &route.respond {
+        return Action::Respond(route::Respond {
+            status: *status,
+            content_type: (!body.is_empty()).then(|| content_type.0.clone()),
+            body: bytes::Bytes::copy_from_slice(body.as_bytes()),
+        });
+    }
+    let parts = route.cluster.iter().map(|name| (name, 1));
+    let parts = parts.chain(route.clusters.iter().map(|part| (&part.name, part.weight)));
+    let parts = parts.filter_map(|(name, weight)| Some((*clusters.get(&name.0)?, weight)));
+    Action::Forward(Forward {
+        clusters: Split::new(parts).expect("the check finds routes without a cluster"),
+        prefix_rewrite: route.prefix_rewrite.as_ref().map(|it| it.0.clone()),
+        host_rewrite: route.host_rewrite.as_ref().map(|it| it.0.clone()),
+    })
+}
+
+/// `host:port`, `[::1]:port` or a host alone.
+fn split_port(authority: &str) -> (Option<String>, Option<u16>) {
+    if let Some((host, port)) = authority.rsplit_once(':')
+        && let Ok(port) = port.parse()
+    {
+        return (Some(host.to_owned()), Some(port));
+    }
+    (Some(authority.to_owned()), None)
+}
+
+fn rules(changes: &HeaderChanges) -> HeaderRules {
+    let lines = |lines: &HeaderLines| {
+        lines.0.iter().map(|(name, value)| (name.0.clone(), value.0.clone())).collect()
+    };
+    HeaderRules {
+        remove: changes.remove.iter().map(|name| name.0.clone()).collect(),
+        set: lines(&changes.set),
+        add: lines(&changes.add),
+    }
+}

@@ -1,0 +1,1087 @@
+//! What a configuration says, field by field. The documentation of a field is also the one in
+//! the JSON Schema, so it says unit, default and effect. Read by `decode`, judged by `check`,
+//! turned into a plan by `compile`.
+
+use std::fmt;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::ser::SerializeMap;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::balance::{RING_SIZE_MAX, RING_SIZE_MIN};
+
+use super::error::Problem;
+use super::values::{
+    AdminAddress, Authority, Cidr, EndpointAddress, HeaderName, HeaderValue, HostPattern,
+    ListenAddress, LogFilter, MethodName, Name, PathText, Period, RuleName, Size, SizeLimit, Token,
+};
+
+/// A configuration that was checked. Every default is filled in.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "Outrigger's configuration")]
+pub struct Config {
+    /// The version of the format: 1, the only one so far.
+    pub version: Version,
+    /// What the process says about itself.
+    pub log: Log,
+    /// Metrics and health of the proxy itself.
+    pub admin: Admin,
+    /// How the process stops.
+    pub shutdown: Shutdown,
+    /// Threads, one for each CPU core, each with a ring of its own.
+    pub shards: Shards,
+    /// Where clients connect.
+    pub listeners: Vec<Listener>,
+    /// Which requests go where. With none, and one cluster, everything goes to that cluster.
+    ///
+    /// An exact host comes before the longest suffix, that before any host; for one host, an
+    /// exact path before the longest prefix; else the order of the file. If methods, headers or
+    /// query do not match, the next candidate is tried.
+    pub routes: Vec<Route>,
+    /// Groups of servers that serve the same thing.
+    pub clusters: Vec<Cluster>,
+    /// What is probably not meant.
+    #[serde(skip)]
+    pub warnings: Vec<Problem>,
+}
+
+/// The version of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Version;
+
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Version, D::Error> {
+        match u32::deserialize(deserializer)? {
+            1 => Ok(Version),
+            other => Err(de::Error::custom(format!(
+                "version {other} of the configuration is not known\nwrite version: 1"
+            ))),
+        }
+    }
+}
+
+impl Serialize for Version {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u32(1)
+    }
+}
+
+impl JsonSchema for Version {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Version".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "const": 1 })
+    }
+}
+
+/// What the process says about itself, on standard error.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `off`, `error`, `warn`, `info` (the default), `debug` or `trace`; or one for each module:
+    /// `info,outrigger::control=debug`.
+    pub level: LogFilter,
+    /// `text` (the default) or `json`.
+    pub format: LogFormat,
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { level: LogFilter("info".into()), format: LogFormat::Text }
+    }
+}
+
+/// How the process's own log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+/// Metrics and health of the proxy itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Admin {
+    /// Where `/metrics`, `/ready` and `/healthz` are served; default 127.0.0.1:9901. `off` for
+    /// nowhere. Port 0 lets the kernel choose.
+    pub address: AdminAddress,
+}
+
+impl Default for Admin {
+    fn default() -> Admin {
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], 9901));
+        Admin { address: AdminAddress(Some(address)) }
+    }
+}
+
+/// How the process stops when it gets SIGTERM or SIGQUIT.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shutdown {
+    /// How long it goes on accepting, while `/ready` says no and answers close their
+    /// connections, so that others stop sending first. Default 0s; 5s suits a sidecar.
+    pub drain_delay: Period,
+    /// How long running requests may then take. Default 30s.
+    pub drain_timeout: Period,
+}
+
+impl Default for Shutdown {
+    fn default() -> Shutdown {
+        Shutdown { drain_delay: Period::seconds(0), drain_timeout: Period::seconds(30) }
+    }
+}
+
+/// Threads, one for each CPU core.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Shards {
+    /// How many: `auto` (the default; as many as CPUs are allowed, by affinity and by the
+    /// cgroup's quota, rounded up), or a number. Not together with `cpus`.
+    pub count: ShardCount,
+    /// One shard on each of these CPUs instead: a list, or ranges as in "0-3,6".
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<CpuList>,
+    /// `auto` (the default: io_uring, or epoll where the kernel or the container refuses it),
+    /// `io_uring` or `epoll`.
+    pub driver: Driver,
+    /// Entries of each submission ring: a power of two from 32 to 32768. Default 1024. More
+    /// lets a busy shard hand more to the kernel at once.
+    pub ring_entries: u32,
+    /// Size of each relay buffer, 4KiB to 16MiB. Default 64KiB. Larger ones move large bodies with less
+    /// CPU; a request head must fit into one.
+    pub buffer_bytes: Size,
+    /// Pending connections that the kernel holds for each shard and listener; listen(2).
+    /// Default 4096. The kernel cuts it to net.core.somaxconn.
+    pub backlog: u32,
+    /// What differs on single CPUs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub per_core: Vec<PerCore>,
+}
+
+impl Default for Shards {
+    fn default() -> Shards {
+        Shards {
+            count: ShardCount::Auto,
+            cpus: None,
+            driver: Driver::Auto,
+            ring_entries: 1024,
+            buffer_bytes: Size(64 * 1024),
+            backlog: 4096,
+            per_core: Vec::new(),
+        }
+    }
+}
+
+/// Overrides for the shard on one CPU.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PerCore {
+    /// The CPU.
+    pub cpu: usize,
+    /// As `shards.driver`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver: Option<Driver>,
+    /// As `shards.ring_entries`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ring_entries: Option<u32>,
+    /// As `shards.buffer_bytes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub buffer_bytes: Option<Size>,
+    /// As `shards.backlog`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u32>,
+}
+
+/// How many shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ShardCount {
+    /// As many as CPUs are allowed.
+    Auto,
+    /// So many.
+    Exactly(u32),
+}
+
+impl<'de> Deserialize<'de> for ShardCount {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<ShardCount, D::Error> {
+        struct Reader;
+
+        impl Visitor<'_> for Reader {
+            type Value = ShardCount;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a number of shards, or auto")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<ShardCount, E> {
+                match (text, text.parse()) {
+                    ("auto", _) => Ok(ShardCount::Auto),
+                    (_, Ok(0)) => Err(E::custom("no shards, no proxy\nwrite auto, or 1 and more")),
+                    (_, Ok(count @ 1..=SHARDS_MAX)) => Ok(ShardCount::Exactly(count)),
+                    (_, Ok(_)) => Err(E::custom(format!("there are at most {SHARDS_MAX} shards"))),
+                    _ => Err(E::invalid_value(de::Unexpected::Str(text), &self)),
+                }
+            }
+        }
+
+        deserializer.deserialize_str(Reader)
+    }
+}
+
+/// Shards of one process: more than any machine has cores for.
+pub const SHARDS_MAX: u32 = 1024;
+
+impl Serialize for ShardCount {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            ShardCount::Auto => serializer.serialize_str("auto"),
+            ShardCount::Exactly(count) => serializer.serialize_u32(*count),
+        }
+    }
+}
+
+impl JsonSchema for ShardCount {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "ShardCount".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [{ "const": "auto" }, { "type": "integer", "minimum": 1, "maximum": SHARDS_MAX }]
+        })
+    }
+}
+
+/// CPUs by number, in the order of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct CpuList(pub Vec<usize>);
+
+impl<'de> Deserialize<'de> for CpuList {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<CpuList, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = CpuList;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a list of CPUs, or ranges as in \"0-3,6\"")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<CpuList, E> {
+                parse_cpus(text).map(CpuList).ok_or_else(|| {
+                    E::custom(format!("'{text}' is no list of CPUs\nwrite [0, 1] or \"0-3,6\""))
+                })
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<CpuList, A::Error> {
+                let mut cpus = Vec::new();
+                while let Some(cpu) = items.next_element::<u32>()? {
+                    cpus.push(cpu as usize);
+                }
+                Ok(CpuList(cpus))
+            }
+        }
+
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+/// `0-3,6` as the kernel writes it; also for /sys/fs/cgroup/cpuset.cpus.
+fn parse_cpus(text: &str) -> Option<Vec<usize>> {
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.trim().split_once('-').unwrap_or((part.trim(), part.trim()));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        if last < first || last - first >= SHARDS_MAX as usize {
+            return None;
+        }
+        cpus.extend(first..=last);
+    }
+    Some(cpus)
+}
+
+impl JsonSchema for CpuList {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "CpuList".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "anyOf": [
+                { "type": "array", "items": { "type": "integer", "minimum": 0 } },
+                { "type": ["string", "integer"] }
+            ]
+        })
+    }
+}
+
+/// What a shard waits on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Driver {
+    /// io_uring where it can be had, else epoll.
+    #[serde(rename = "auto")]
+    Auto,
+    /// io_uring, or do not start.
+    #[serde(rename = "io_uring")]
+    IoUring,
+    /// epoll.
+    #[serde(rename = "epoll")]
+    Epoll,
+}
+
+/// One address where clients connect, and what holds for their connections.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Listener {
+    /// For logs, metrics and `routes.listeners`. Default: the address.
+    #[serde(default, skip_serializing_if = "is_unnamed")]
+    pub name: Name,
+    /// Where to listen: 0.0.0.0:8080, [::]:8080. Port 0 lets the kernel choose.
+    pub address: ListenAddress,
+    /// Defaults for what is not given here: `edge` (the default; clients are strangers) or
+    /// `sidecar` (they are our own services).
+    #[serde(default)]
+    pub mode: Mode,
+    /// How long a client may take.
+    #[serde(default)]
+    pub timeouts: ListenerTimeouts,
+    /// How much a client may send.
+    #[serde(default)]
+    pub limits: ListenerLimits,
+    /// Accept a bare LF as a line end in heads (RFC 9112, 2.2). Default false: refused with 400,
+    /// because two parsers could read such a head differently.
+    #[serde(default)]
+    pub lenient_line_ends: bool,
+    /// What the origin is told about the client, and whose word on it is believed.
+    #[serde(default)]
+    pub forwarded: Forwarded,
+    /// How paths are normalised before anything looks at them.
+    #[serde(default)]
+    pub path: PathSettings,
+    /// Say in `x-outrigger-reason` why an answer is ours. Default: edge false, sidecar true.
+    #[serde(default)]
+    pub reason_header: Option<bool>,
+    /// One line for each request. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<AccessLog>,
+}
+
+fn is_unnamed(name: &Name) -> bool {
+    name.0.is_empty()
+}
+
+/// Which defaults a listener has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Clients are strangers: ambiguous paths are refused, forwarded headers believed from
+    /// nobody, reasons not told.
+    #[default]
+    Edge,
+    /// Clients are our own services: paths pass with %2F and %5C as they are, forwarded headers
+    /// are believed from this machine, reasons are told.
+    Sidecar,
+}
+
+/// How long a client may take. 0 switches a limit off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenerTimeouts {
+    /// For the whole head of a request, from its first byte (or from accept). Default 10s; then
+    /// 408.
+    pub header: Period,
+    /// Between two requests on one connection. Default 60s; then it is closed.
+    pub idle: Period,
+    /// Within each such time a body must move by `body_bytes_per_second_min`, in both
+    /// directions. Default 30s; then 408, or a reset.
+    pub body: Period,
+    /// What moving means. Default 240.
+    pub body_bytes_per_second_min: Size,
+}
+
+impl Default for ListenerTimeouts {
+    fn default() -> ListenerTimeouts {
+        ListenerTimeouts {
+            header: Period::seconds(10),
+            idle: Period::seconds(60),
+            body: Period::seconds(30),
+            body_bytes_per_second_min: Size(240),
+        }
+    }
+}
+
+/// How much a client may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ListenerLimits {
+    /// Longest request target. Default 8KiB; above it 414.
+    pub uri_bytes_max: Size,
+    /// Longest head, request line included. Default 60KiB; above it 431.
+    pub head_bytes_max: Size,
+    /// Most header fields, at most 256. Default 100; above it 431.
+    pub fields_max: u32,
+    /// Largest request body. Default unlimited: bodies stream in constant memory. Above it 413.
+    pub body_bytes_max: SizeLimit,
+    /// Open connections, over all shards. Default 65536; more wait or are closed.
+    pub connections_max: u32,
+    /// Open connections of one client address on each shard. Default 0: no limit.
+    pub connections_per_client_max: u32,
+}
+
+impl Default for ListenerLimits {
+    fn default() -> ListenerLimits {
+        ListenerLimits {
+            uri_bytes_max: Size(8 * 1024),
+            head_bytes_max: Size(60 * 1024),
+            fields_max: 100,
+            body_bytes_max: SizeLimit::UNLIMITED,
+            connections_max: 65_536,
+            connections_per_client_max: 0,
+        }
+    }
+}
+
+/// What the origin is told about the client.
+///
+/// `append` adds to what a trusted peer sent (and replaces what a stranger sent), `set` replaces
+/// it always, `leave` passes it on as it is, `remove` takes it away.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Forwarded {
+    /// `X-Forwarded-For`, the client's address. Default append.
+    #[serde(rename = "for")]
+    pub for_: Treatment,
+    /// `X-Forwarded-Proto`, the scheme. Default append.
+    pub proto: Treatment,
+    /// `X-Forwarded-Host`, the host that was asked for. Default append.
+    pub host: Treatment,
+    /// `X-Request-Id`. Default append: kept from a trusted peer, else new.
+    pub request_id: Treatment,
+    /// Our name in `Via` (RFC 9110, 7.6.3). Default: no `Via`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub via: Option<Token>,
+    /// Whose forwarded headers are believed.
+    pub trusted: Trusted,
+}
+
+/// What becomes of one forwarded header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Treatment {
+    /// Add to what a trusted peer sent; replace what a stranger sent.
+    #[default]
+    Append,
+    /// Replace it.
+    Set,
+    /// Pass it on as it is.
+    Leave,
+    /// Take it away.
+    Remove,
+}
+
+/// Whose forwarded headers are believed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Trusted {
+    /// Proxies by address: 10.0.0.0/8. The client is the last address in `X-Forwarded-For` that
+    /// is none of them. Default: edge none, sidecar this machine.
+    pub cidrs: Option<Vec<Cidr>>,
+    /// Proxies by number: so many stand before us, whatever their addresses, so the client is
+    /// entry number `hops` of `X-Forwarded-For`, from the right. Default 0: not counted. With
+    /// `cidrs`: within the ranges, and at most so many.
+    pub hops: u8,
+}
+
+/// How paths are normalised before routing (RFC 3986, 6.2.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PathSettings {
+    /// `%2F`: `refuse` with 400, `keep` as it is, or `decode` to '/'. Default: edge refuse,
+    /// sidecar keep.
+    pub slash: Option<Encoded>,
+    /// `%5C` and a raw backslash. Default: edge refuse, sidecar keep.
+    pub backslash: Option<Encoded>,
+    /// `%00`: `refuse` (the default) or `keep`.
+    pub nul: Option<Encoded>,
+    /// A raw '#', which no client should send: `refuse` (the default) or `strip`.
+    pub fragment: Option<Fragment>,
+    /// Make one slash of several. Default: edge true, sidecar false.
+    pub merge_slashes: Option<bool>,
+}
+
+/// What becomes of an encoded character in a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Encoded {
+    /// 400.
+    Refuse,
+    /// Leave it encoded.
+    Keep,
+    /// Decode it, before dot segments are resolved.
+    Decode,
+}
+
+/// What becomes of a fragment in a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Fragment {
+    /// 400.
+    Refuse,
+    /// Cut it off.
+    Strip,
+}
+
+/// Where the lines go, and how they look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AccessLog {
+    /// A file, opened again on SIGUSR1; or `-` for standard output (the default).
+    pub path: String,
+    /// `json` (the default), `combined` (as nginx writes it) or `envoy`.
+    pub format: AccessLogFormat,
+}
+
+impl Default for AccessLog {
+    fn default() -> AccessLog {
+        AccessLog { path: "-".into(), format: AccessLogFormat::Json }
+    }
+}
+
+/// How a line of the access log looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum AccessLogFormat {
+    /// One object a line.
+    Json,
+    /// nginx's and Apache's.
+    Combined,
+    /// Envoy's default.
+    Envoy,
+}
+
+/// Which requests, and what becomes of them: exactly one of `cluster`, `clusters`, `redirect` and
+/// `respond`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Route {
+    /// For logs and metrics. Default: `route-` and its number in the file, from 1.
+    #[serde(skip_serializing_if = "is_unnamed")]
+    pub name: Name,
+    /// Only on these listeners, by name. Default: on all.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub listeners: Vec<Name>,
+    /// Which requests. Default: all.
+    #[serde(rename = "match")]
+    pub matches: Match,
+    /// Forward to this cluster.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Name>,
+    /// Forward to one of several, by weight.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clusters: Vec<WeightedCluster>,
+    /// Send the client elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redirect: Option<Redirect>,
+    /// Answer here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub respond: Option<Respond>,
+    /// Send this to the origin in place of `match.prefix`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix_rewrite: Option<PathText>,
+    /// Send this to the origin as `Host`. Default: what the client sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_rewrite: Option<Authority>,
+    /// Send the path to the origin as the client wrote it, not normalised. Default false.
+    pub preserve_path: bool,
+    /// Changes to the request's headers, before it goes to the origin.
+    #[serde(skip_serializing_if = "HeaderChanges::is_empty")]
+    pub request_headers: HeaderChanges,
+    /// Changes to the answer's headers, before it goes to the client.
+    #[serde(skip_serializing_if = "HeaderChanges::is_empty")]
+    pub response_headers: HeaderChanges,
+    /// How long the origin may take.
+    pub timeouts: RouteTimeouts,
+    /// Largest request body. Default: the listener's. Above it 413.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_bytes_max: Option<SizeLimit>,
+}
+
+/// Which requests: all that is given must match.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Match {
+    /// `example.org`, `*.example.org` (any name below it) or `*`. Default: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostPattern>,
+    /// Several hosts, any of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<HostPattern>,
+    /// Exactly this path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathText>,
+    /// This path and all below it: `/api` is also `/api/x`, but not `/apix`. Default: any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<PathText>,
+    /// One of these methods. Default: any.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub methods: Vec<MethodName>,
+    /// Headers that the request must have (or must not).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<HeaderMatch>,
+    /// Query parameters that the request must have (or must not).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub query: Vec<QueryMatch>,
+}
+
+/// What one header must be. With its name alone: that it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct HeaderMatch {
+    /// The header.
+    pub name: HeaderName,
+    /// It is this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact: Option<String>,
+    /// It begins with this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// It ends with this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suffix: Option<String>,
+    /// It has this in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contains: Option<String>,
+    /// It is there (true), or is not (false).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub present: Option<bool>,
+    /// The opposite of the above. Default false.
+    #[serde(default)]
+    pub invert: bool,
+}
+
+/// What one query parameter must be. With its name alone: that it is there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct QueryMatch {
+    /// The parameter, as it is in the query, not decoded.
+    pub name: String,
+    /// It is this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact: Option<String>,
+    /// It begins with this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// It ends with this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suffix: Option<String>,
+    /// It has this in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub contains: Option<String>,
+    /// It is there (true), or is not (false).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub present: Option<bool>,
+    /// The opposite of the above. Default false.
+    #[serde(default)]
+    pub invert: bool,
+}
+
+/// A cluster's part of a split.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct WeightedCluster {
+    /// The cluster.
+    pub name: Name,
+    /// Its share, against the sum of all. Default 1; 0 sends it nothing.
+    #[serde(default = "one")]
+    pub weight: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// Where the client is sent. What is not given stays as it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Redirect {
+    /// 301, 302 (the default), 303, 307 or 308.
+    pub status: u16,
+    /// `http` or `https`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scheme: Option<Scheme>,
+    /// Another host, with a port if needed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<Authority>,
+    /// Another path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathText>,
+    /// This in place of `match.prefix`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefix_rewrite: Option<PathText>,
+}
+
+impl Default for Redirect {
+    fn default() -> Redirect {
+        Redirect { status: 302, scheme: None, host: None, path: None, prefix_rewrite: None }
+    }
+}
+
+/// The scheme of a redirect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scheme {
+    /// `http`
+    Http,
+    /// `https`
+    Https,
+}
+
+/// An answer of our own.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Respond {
+    /// 200 to 599. Default 200.
+    pub status: u16,
+    /// Default `text/plain; charset=utf-8`.
+    pub content_type: HeaderValue,
+    /// The body, up to 64 KiB. Default: empty.
+    pub body: String,
+}
+
+impl Default for Respond {
+    fn default() -> Respond {
+        let content_type = HeaderValue("text/plain; charset=utf-8".into());
+        Respond { status: 200, content_type, body: String::new() }
+    }
+}
+
+/// Changes to headers: first `remove`, then `set`, then `add`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeaderChanges {
+    /// Take these away.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub remove: Vec<RuleName>,
+    /// Replace these, or add them if they are missing.
+    #[serde(skip_serializing_if = "HeaderLines::is_empty")]
+    pub set: HeaderLines,
+    /// Add these beside what is there. Several values: a list.
+    #[serde(skip_serializing_if = "HeaderLines::is_empty")]
+    pub add: HeaderLines,
+}
+
+impl HeaderChanges {
+    /// Whether nothing is changed.
+    pub fn is_empty(&self) -> bool {
+        self.remove.is_empty() && self.set.is_empty() && self.add.is_empty()
+    }
+}
+
+/// Header lines as a mapping from name to value, or to several.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct HeaderLines(pub Vec<(RuleName, HeaderValue)>);
+
+impl HeaderLines {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// One value, or a list of them.
+struct Several(Vec<HeaderValue>);
+
+impl<'de> Deserialize<'de> for Several {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Several, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Several;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a header value, or a list of them")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Several, E> {
+                text.parse().map(|value| Several(vec![value])).map_err(E::custom)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Several, A::Error> {
+                let mut values = Vec::new();
+                while let Some(value) = items.next_element()? {
+                    values.push(value);
+                }
+                Ok(Several(values))
+            }
+        }
+
+        deserializer.deserialize_any(Reader)
+    }
+}
+
+impl<'de> Deserialize<'de> for HeaderLines {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<HeaderLines, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = HeaderLines;
+
+            fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+                out.write_str("a mapping from header names to values")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<HeaderLines, A::Error> {
+                let mut lines = Vec::new();
+                while let Some((name, Several(values))) = map.next_entry::<RuleName, Several>()? {
+                    lines.extend(values.into_iter().map(|value| (name.clone(), value)));
+                }
+                Ok(HeaderLines(lines))
+            }
+        }
+
+        deserializer.deserialize_map(Reader)
+    }
+}
+
+impl Serialize for HeaderLines {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for group in self.0.chunk_by(|(left, _), (right, _)| left == right) {
+            let values: Vec<_> = group.iter().map(|(_, value)| value).collect();
+            match values.as_slice() {
+                [value] => map.serialize_entry(&group[0].0, value)?,
+                values => map.serialize_entry(&group[0].0, values)?,
+            }
+        }
+        map.end()
+    }
+}
+
+impl JsonSchema for HeaderLines {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "HeaderLines".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let value = generator.subschema_for::<HeaderValue>();
+        json_schema!({
+            "type": "object",
+            "additionalProperties": { "anyOf": [value, { "type": "array", "items": value }] }
+        })
+    }
+}
+
+/// How long the origin may take. 0 switches a limit off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RouteTimeouts {
+    /// From the end of the request to the head of the answer. Default 15s; then 504.
+    pub answer: Period,
+    /// For the whole exchange. Default 0: no limit.
+    pub total: Period,
+    /// While an answer runs and nothing moves in either direction. Default 5m; then cut off.
+    pub stream_idle: Period,
+}
+
+impl Default for RouteTimeouts {
+    fn default() -> RouteTimeouts {
+        RouteTimeouts {
+            answer: Period::seconds(15),
+            total: Period::seconds(0),
+            stream_idle: Period::seconds(300),
+        }
+    }
+}
+
+/// A group of servers that serve the same thing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Cluster {
+    /// For routes, logs and metrics.
+    pub name: Name,
+    /// The servers.
+    pub endpoints: Vec<Endpoint>,
+    /// How one of them is chosen: `round_robin` (the default), `least_request` (the less busy of
+    /// two random ones), `random`; or by a key: `ring_hash: {key: ...}`, `maglev: {key: ...}`.
+    #[serde(default)]
+    pub balance: Balance,
+    /// How long connecting may take.
+    #[serde(default)]
+    pub timeouts: ClusterTimeouts,
+    /// Kept connections.
+    #[serde(default)]
+    pub pool: Pool,
+}
+
+/// One server: `10.0.0.1:80`, `app.internal:80`, or a mapping with a weight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// An address, or a host name that is resolved again every 30 s.
+    pub address: EndpointAddress,
+    /// Its share, up to 1000000. Default 1; 0 sends it nothing.
+    pub weight: u32,
+}
+
+/// An endpoint as a mapping.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename = "Endpoint")]
+struct LongEndpoint {
+    /// An address, or a host name that is resolved again every 30 s.
+    address: EndpointAddress,
+    /// Its share, up to 1000000. Default 1; 0 sends it nothing.
+    #[serde(default = "one")]
+    weight: u32,
+}
+
+impl<'de> Deserialize<'de> for Endpoint {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Endpoint, D::Error> {
+        deserializer.deserialize_newtype_struct(super::decode::WORD_OR_MAPPING, EndpointReader)
+    }
+}
+
+/// Reads both forms of an endpoint.
+struct EndpointReader;
+
+impl<'de> Visitor<'de> for EndpointReader {
+    type Value = Endpoint;
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("an endpoint such as 10.0.0.1:80, or a mapping with 'address' and 'weight'")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
+        let address = text.parse().map_err(E::custom)?;
+        Ok(Endpoint { address, weight: 1 })
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Endpoint, D::Error> {
+        let LongEndpoint { address, weight } = LongEndpoint::deserialize(inner)?;
+        Ok(Endpoint { address, weight })
+    }
+}
+
+impl Serialize for Endpoint {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.weight {
+            1 => self.address.serialize(serializer),
+            weight => LongEndpoint { address: self.address.clone(), weight }.serialize(serializer),
+        }
+    }
+}
+
+impl JsonSchema for Endpoint {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Endpoint".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let short = generator.subschema_for::<EndpointAddress>();
+        let long = LongEndpoint::json_schema(generator);
+        json_schema!({ "anyOf": [short, long] })
+    }
+}
+
+/// How one endpoint of a cluster is chosen.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Balance {
+    /// In turn, smoothly by weight.
+    #[default]
+    RoundRobin,
+    /// The less busy of two random ones.
+    LeastRequest,
+    /// At random, by weight.
+    Random,
+    /// By a key, on a ring: few requests move when endpoints come and go.
+    RingHash(RingHash),
+    /// By a key, with a table of 65537 places: more even than a ring, moves a little more.
+    Maglev(Maglev),
+}
+
+/// A hash ring.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RingHash {
+    /// What is hashed.
+    pub key: HashKey,
+    /// Fewest points on the ring. Default 1024.
+    #[serde(default = "ring_size_min")]
+    pub ring_size_min: u32,
+    /// Most points on the ring, Default 8388608, which is also the most.
+    #[serde(default = "ring_size_max")]
+    pub ring_size_max: u32,
+}
+
+fn ring_size_min() -> u32 {
+    RING_SIZE_MIN
+}
+
+fn ring_size_max() -> u32 {
+    RING_SIZE_MAX
+}
+
+/// A Maglev table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Maglev {
+    /// What is hashed.
+    pub key: HashKey,
+}
+
+/// What decides where a request goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HashKey {
+    /// A header's value. Without the header: a random endpoint.
+    Header(HeaderName),
+    /// A cookie's value. Without the cookie: a random endpoint.
+    Cookie(Token),
+    /// The client's address, as `forwarded` has it.
+    SourceAddress,
+}
+
+/// How long connecting may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ClusterTimeouts {
+    /// TCP connect. Default 5s; then 504.
+    pub connect: Period,
+}
+
+impl Default for ClusterTimeouts {
+    fn default() -> ClusterTimeouts {
+        ClusterTimeouts { connect: Period::seconds(5) }
+    }
+}
+
+/// Kept connections to each endpoint, on each shard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pool {
+    /// Idle connections for each endpoint and shard. Default 256; 0 keeps none.
+    pub idle_max: u32,
+    /// After which an idle connection is closed. Default 4s, below the 5s after which many
+    /// servers close theirs.
+    pub idle_timeout: Period,
+    /// After which a connection is not used again. Default 1h; 0 for no limit.
+    pub age_max: Period,
+    /// Requests on one connection. Default 0: no limit.
+    pub requests_max: u64,
+}
+
+impl Default for Pool {
+    fn default() -> Pool {
+        Pool {
+            idle_max: 256,
+            idle_timeout: Period::seconds(4),
+            age_max: Period::seconds(3600),
+            requests_max: 0,
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! The whole way of a text, on an imagined machine with an imagined environment.
+
+use std::net::SocketAddr;
+
+use proptest::prelude::*;
+
+use crate::http::path::Encoded as Coding;
+
+use super::*;
+
+fn read(text: &str, format: Format) -> Result<Config, Errors> {
+    let name = match format {
+        Format::Yaml => "a.yaml",
+        Format::Toml => "a.toml",
+    };
+    let text = Text { name: name.into(), text: text.into(), format };
+    let machine = Machine { cpus: vec![0, 1, 2, 3], quota: None };
+    let variable = |name: &str| (name == "PORT").then(|| "9000".to_owned());
+    parse_on(vec![text], &machine, &variable)
+}
+
+fn yaml(text: &str) -> Result<Config, Errors> {
+    read(text, Format::Yaml)
+}
+
+/// A good configuration, or a panic that shows what is wrong with it.
+#[track_caller]
+fn good(text: &str) -> Config {
+    yaml(text).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// `LINE:COLUMN message` of every problem.
+#[track_caller]
+fn bad(result: Result<Config, Errors>) -> Vec<String> {
+    let problems = match result {
+        Ok(config) => panic!("nothing wrong with {config:?}"),
+        Err(errors) => errors.problems,
+    };
+    let line = |problem: &Problem| match &problem.place {
+        Some(place) => format!("{}:{} {}", place.line, place.column, problem.message),
+        None => problem.message.clone(),
+    };
+    problems.iter().map(line).collect()
+}
+
+fn nowhere(_: &str, _: u16) -> Vec<SocketAddr> {
+    Vec::new()
+}
+
+const MINIMAL: &str = "\
+listeners:
+  - address: 127.0.0.1:8080
+clusters:
+  - name: app
+    endpoints: [127.0.0.1:9000]
+";
+
+#[test]
+fn five_lines_are_enough() {
+    let config = good(MINIMAL);
+    assert!(config.warnings.is_empty());
+    assert_eq!(config.routes.len(), 1);
+    assert_eq!(&*config.routes[0].name, "route-1");
+    assert_eq!(&*config.listeners[0].name, "127.0.0.1:8080");
+    let plan = compile(&config, 7, &mut nowhere);
+    assert_eq!((plan.generation, plan.listeners.len(), plan.clusters.len()), (7, 1, 1));
+    assert_eq!(plan.clusters[0].endpoints[0].name, "127.0.0.1:9000");
+}
+
+/// What print-config prints is the same configuration.
+#[test]
+fn what_is_printed_reads_the_same() {
+    let config = good(&format!(
+        "{MINIMAL}  - name: other
+    endpoints: [{{address: 127.0.0.1:1, weight: 3}}, app.internal:80]
+    balance: {{ring_hash: {{key: {{cookie: sid}}}}}}
+routes:
+  - match: {{host: '*.example.org', prefix: /a, methods: [GET]}}
+    clusters: [{{name: app, weight: 2}}, {{name: other}}]
+    request_headers: {{remove: [x-a], add: {{x-b: [\"1\", 'two: 2']}}}}
+    body_bytes_max: 10MB
+  - match: {{headers: [{{name: x, present: false}}]}}
+    respond: {{status: 404, body: \"no\\n\"}}
+  - cluster: app
+shards: {{cpus: '0-1,3', per_core: [{{cpu: 3, driver: epoll}}]}}
+shutdown: {{drain_delay: 1h30m}}
+"
+    ));
+    let printed = to_yaml(&config);
+    let again = good(&printed);
+    assert_eq!(printed, to_yaml(&again));
+    assert_eq!(config.routes, again.routes);
+    assert_eq!(config.listeners, again.listeners);
+    assert_eq!(config.clusters, again.clusters);
+    assert_eq!(config.shards, again.shards);
+}
+
+#[test]
+fn the_mode_decides_what_is_not_said() {
+    let config =
+        good(&MINIMAL.replace("8080", "8080\n    mode: sidecar\n    path: {slash: refuse}"));
+    let plan = compile(&config, 1, &mut nowhere);
+    let listener = &plan.listeners[0];
+    assert!(listener.reason_header);
+    assert_eq!(listener.path.slash, Coding::Refuse);
+    assert_eq!(listener.path.backslash, Coding::Keep);
+    assert_eq!(listener.forwarding.trusted.cidrs.len(), 2);
+    let edge = compile(&good(MINIMAL), 1, &mut nowhere);
+    assert!(!edge.listeners[0].reason_header);
+    assert_eq!(edge.listeners[0].path.backslash, Coding::Refuse);
+    assert!(edge.listeners[0].forwarding.trusted.cidrs.is_empty());
+}
+
+#[test]
+fn names_are_resolved_and_zero_weights_left_out() {
+    let config = good(
+        "listeners: [{address: 127.0.0.1:1}]
+clusters:
+  - name: app
+    endpoints: [App.Internal:80, {address: 127.0.0.1:9, weight: 0}, {address: b:80, weight: 0}]",
+    );
+    assert_eq!(host_names(&config).into_iter().collect::<Vec<_>>(), [("app.internal".into(), 80)]);
+    let address = |last| SocketAddr::from(([10, 0, 0, last], 80));
+    let plan = compile(&config, 1, &mut |host, port| {
+        assert_eq!((host, port), ("app.internal", 80));
+        vec![address(1), address(2), address(1)]
+    });
+    let endpoints = &plan.clusters[0].endpoints;
+    let found: Vec<_> = endpoints.iter().map(|it| (it.address, it.name.as_str())).collect();
+    assert_eq!(found, [(address(1), "app.internal:80"), (address(2), "app.internal:80")]);
+}
+
+#[test]
+fn variables_are_values_and_never_structure() {
+    let config = good(&MINIMAL.replace("127.0.0.1:9000", "\"127.0.0.1:${PORT}\""));
+    assert_eq!(config.clusters[0].endpoints[0].address.to_string(), "127.0.0.1:9000");
+    let errors = bad(yaml(&MINIMAL.replace("127.0.0.1:9000", "\"${NOT_SET}\"")));
+    assert_eq!(errors[0], "5:17 the environment variable NOT_SET is not set");
+    let toml = "shards.backlog = '${PORT}'\nlisteners = [{address='127.0.0.1:1'}]
+clusters = [{name='a', endpoints=['b:1']}]";
+    let config = read(toml, Format::Toml).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.shards.backlog, 9000);
+}
+
+/// The same mistakes are found in both formats, each at its own place.
+#[test]
+fn toml_errors_have_their_places() {
+    let toml = "\
+listeners = [{ address = '127.0.0.1:1', tiemouts = {} }]
+[[routes]]
+cluster = 'ap'
+timeouts = { answer = 5 }
+[[clusters]]
+name = 'app'
+endpoints = []
+";
+    assert_eq!(
+        bad(read(toml, Format::Toml)),
+        [
+            "1:41 unknown key 'tiemouts'",
+            "3:11 no cluster is named 'ap'",
+            "4:23 a time needs a unit",
+            "7:1 cluster 'app' has no endpoints",
+        ]
+    );
+    assert_eq!(bad(read("a = \nb = 1", Format::Toml)).len(), 1);
+}
+
+/// What cannot be decoded is told once, not again by everything that needed it.
+#[test]
+fn an_error_has_no_echo() {
+    let text = "\
+listeners: [{address: nowhere}]
+routes: [{cluster: app}]
+clusters:
+  - name: app
+    endpoints: [127.0.0.1]
+    balance: {ring_hash: {key: {heder: x}}}
+";
+    assert_eq!(
+        bad(yaml(text)),
+        [
+            "1:23 'nowhere' is no address to listen on",
+            "5:17 '127.0.0.1' is no endpoint: it has no port",
+            "6:33 unknown value 'heder'",
+        ]
+    );
+}
+
+#[test]
+fn anchors_and_merge_keys_work() {
+    let config = good(
+        "listeners: [{address: 127.0.0.1:1}]
+clusters:
+  - &base {name: a, endpoints: &list [127.0.0.1:9], pool: {idle_max: 3}}
+  - {<<: *base, name: b}
+  - {name: c, endpoints: *list}
+routes: [{clusters: [{name: a}, {name: b}, {name: c}]}]",
+    );
+    assert_eq!(config.clusters[1].pool.idle_max, 3);
+    assert_eq!(&*config.clusters[1].name, "b");
+    assert_eq!(config.clusters[2].endpoints.len(), 1);
+}
+
+/// Small texts that would become large trees, or deep ones.
+#[test]
+fn budgets_hold() {
+    let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    for level in 1..10 {
+        let aliases = vec![format!("*a{}", level - 1); 10].join(", ");
+        laughs.push_str(&format!("a{level}: &a{level} [{aliases}]\n"));
+    }
+    assert!(bad(yaml(&laughs))[0].contains("more than 250000 values"));
+    assert!(bad(yaml(&"[".repeat(100))).len() == 1);
+    assert!(bad(yaml(&"{a: ".repeat(70)))[0].contains("nested more than 64 deep"));
+    assert!(!bad(read(&format!("a = {}", "[".repeat(10_000)), Format::Toml)).is_empty());
+    assert!(bad(yaml("a: &a [*a]"))[0].contains("alias"));
+}
+
+#[test]
+fn a_second_text_is_laid_over_the_first() {
+    let over = "listeners: [{address: 127.0.0.1:99}]\nlog: {level: chatty}";
+    let text = |name: &str, text: &str| Text {
+        name: name.into(),
+        text: text.into(),
+        format: Format::Yaml,
+    };
+    let machine = Machine { cpus: vec![0], quota: None };
+    let errors = parse_on(vec![text("a.yaml", MINIMAL), text("over", over)], &machine, &|_| None)
+        .unwrap_err();
+    assert_eq!(errors.problems.len(), 1);
+    assert!(errors.to_string().starts_with("over:2:14: error: 'chatty' is no log level"));
+    let over = over.replace("chatty", "debug");
+    let config = parse_on(vec![text("a.yaml", MINIMAL), text("over", &over)], &machine, &|_| None);
+    let config = config.unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.listeners[0].address.0.port(), 99);
+    assert_eq!(config.clusters.len(), 1);
+}
+
+#[test]
+fn reloads_may_change_routes_but_not_threads_and_sockets() {
+    let old = good(MINIMAL);
+    let same = good(&format!("{MINIMAL}routes: [{{match: {{prefix: /a}}, cluster: app}}]"));
+    assert!(reload_obstacles(&old, &same).is_empty());
+    for (change, obstacle) in [
+        (MINIMAL.replace("listeners:", "shards: {count: 2}\nlisteners:"), "'shards' changed"),
+        (MINIMAL.replace("listeners:", "admin: {address: off}\nlisteners:"), "'admin' changed"),
+        (MINIMAL.replace("8080", "8081"), "listener '127.0.0.1:8080' is gone"),
+    ] {
+        let obstacles = reload_obstacles(&old, &good(&change));
+        assert!(obstacles[0].starts_with(obstacle), "{obstacles:?}");
+    }
+}
+
+/// Every key of the schema has a description: it is what editors show.
+#[test]
+fn the_schema_describes_every_key() {
+    fn walk(value: &serde_json::Value, path: &str, missing: &mut Vec<String>) {
+        if let Some(properties) = value.get("properties").and_then(|it| it.as_object()) {
+            // A choice with a value has its description beside the key.
+            let choice = properties.len() == 1 && value.get("description").is_some();
+            for (key, property) in properties.iter().filter(|_| !choice) {
+                if property.get("description").is_none() {
+                    missing.push(format!("{path}.{key}"));
+                }
+            }
+        }
+        match value {
+            serde_json::Value::Object(map) => {
+                map.iter().for_each(|(key, value)| walk(value, &format!("{path}.{key}"), missing));
+            }
+            serde_json::Value::Array(items) => {
+                items.iter().for_each(|item| walk(item, path, missing));
+            }
+            _ => {}
+        }
+    }
+    let mut missing = Vec::new();
+    walk(&serde_json::json!(schema()), "", &mut missing);
+    assert_eq!(missing, Vec::<String>::new());
+}
+
+/// A good configuration's text with some of its bytes changed, or anything at all.
+fn mangled() -> impl Strategy<Value = String> {
+    let words =
+        ["&a", "*a", "<<", ":", "- ", "\n", "[", "{", "]", "}", "0", "${", "\"", "~", "\t", "#"];
+    let edit = (any::<prop::sample::Index>(), prop::sample::select(words.to_vec()), 0..8_usize);
+    let edited = prop::collection::vec(edit, 1..8).prop_map(|edits| {
+        let mut text = include_str!("../../tuning/reference.yaml").to_owned();
+        for (at, word, cut) in edits {
+            let start = text.floor_char_boundary(at.index(text.len().max(1)));
+            let end = text.ceil_char_boundary((start + cut).min(text.len()));
+            text.replace_range(start..end, word);
+        }
+        text
+    });
+    prop_oneof![edited, any::<String>(), "[-:\\[\\]{}&*<>!|%@,\"'# \\na-z0-9$]{0,200}"]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    /// Whatever the text: no panic, and every problem has a place within it.
+    #[test]
+    fn any_text_is_read_or_refused(text in mangled(), toml in any::<bool>()) {
+        let format = if toml { Format::Toml } else { Format::Yaml };
+        match read(&text, format) {
+            Ok(config) => {
+                let _ = compile(&config, 1, &mut nowhere);
+                let _ = to_yaml(&config);
+            }
+            Err(errors) => {
+                prop_assert!(errors.count() > 0);
+                let _ = errors.to_string();
+                for problem in &errors.problems {
+                    let lines = text.lines().count().max(1) + 1;
+                    prop_assert!(problem.place.as_ref().is_some_and(|it| it.line <= lines));
+                }
+            }
+        }
+    }
+}
