@@ -24,7 +24,7 @@ BLOCK = bytes(range(256)) * (MIB // 256)
 
 def pattern(size):
     """The bytes that /bytes and /chunked send: 0 to 255, again and again."""
-    return (BLOCK * (size // MIB + 1))[:size]
+    return BLOCK[:size] if size <= MIB else (BLOCK * (size // MIB + 1))[:size]
 
 
 class Steps:
@@ -57,7 +57,9 @@ class Echo(BaseHTTPRequestHandler):
     def handle_expect_100(self):
         if self.path.startswith("/refuse"):
             return True  # The final answer comes without a 100.
-        return super().handle_expect_100()
+        super().handle_expect_100()
+        self.wfile.flush()
+        return True
 
     def serve(self):
         url = urlsplit(self.path)

@@ -164,7 +164,7 @@ ORIGIN_HTTP = """
         }}
         location = /nginx/status {{ stub_status; }}
         location /nginx/files/ {{ alias {files}/; }}
-        location /nginx/gzip/ {{ alias {files}/; gzip on; gzip_min_length 1; gzip_types text/plain; }}
+        location /nginx/gzip/ {{ alias {files}/; gzip on; gzip_proxied any; gzip_types text/plain; }}
         location /nginx/ssi/ {{ alias {files}/; ssi on; }}
         location /nginx/upload/ {{
             alias {uploads}/; dav_methods PUT DELETE;
