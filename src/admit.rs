@@ -63,6 +63,10 @@ pub struct Order {
     pub upgrade: bool,
     /// Bytes of its head.
     pub head_bytes: usize,
+    /// Bytes of its body that travel with its head.
+    pub body_at_hand: u64,
+    /// Bytes of the body of our own answer.
+    pub own_body_bytes: usize,
     /// When its first byte was there.
     pub began: Nanos,
     /// Why we answer ourselves.
@@ -135,6 +139,8 @@ pub fn admit(
         keep_alive: head.keep_alive,
         upgrade: false,
         head_bytes: head.len,
+        body_at_hand: 0,
+        own_body_bytes: 0,
         began,
         reason: None,
         endpoint: None,
@@ -296,6 +302,7 @@ impl Order {
             (reason, _) => reason,
         };
         self.action = Action::Own { status: reason.status() };
+        self.own_body_bytes = if head_only { 0 } else { respond::body_bytes(reason) };
         let out = self.out.writer();
         respond::refusal(reason, &self.listener, persistence, head_only, &date, out);
     }
@@ -335,6 +342,7 @@ impl Order {
             route::Action::Forward(_) => {}
         }
         let status = own.status;
+        self.own_body_bytes = if own.head_only { 0 } else { own.body.len() };
         let add = |out: &mut Vec<u8>| {
             if !location.is_empty() {
                 encode::line(b"Location", location.filled(), out);
@@ -401,9 +409,9 @@ pub struct Ending {
     /// The endpoint that was asked.
     pub upstream: Option<SocketAddr>,
     /// Body bytes received.
-    pub received: u64,
-    /// Bytes sent.
-    pub sent: u64,
+    pub body_received: u64,
+    /// Body bytes sent.
+    pub body_sent: u64,
     /// When it ended.
     pub ended: Nanos,
 }
@@ -458,8 +466,8 @@ impl LogLine {
             protocol: protocol(order.version),
             status: ending.status,
             reason: ending.reason,
-            body_bytes_received: ending.received,
-            body_bytes_sent: ending.sent,
+            body_bytes_received: ending.body_received,
+            body_bytes_sent: ending.body_sent,
             duration_ns: ending.ended.since(order.began).as_nanos() as u64,
             upstream_duration_ns: None,
             host: field(HOST),
@@ -498,7 +506,7 @@ pub fn log_refused(
         status: reason.status(),
         reason: Some(reason),
         body_bytes_received: 0,
-        body_bytes_sent: 0,
+        body_bytes_sent: respond::body_bytes(reason) as u64,
         duration_ns: Nanos::now().since(began).as_nanos() as u64,
         upstream_duration_ns: None,
         host: None,

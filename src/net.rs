@@ -117,15 +117,21 @@ impl Socket {
         let _ = rustix::net::shutdown(self, rustix::net::Shutdown::Write);
     }
 
+    /// Stops a listening socket at once, even where an abandoned wait keeps it open.
+    pub fn stop_listening(&self) {
+        let _ = rustix::net::shutdown(self, rustix::net::Shutdown::Both);
+    }
+
     /// Makes the close send a reset, so that the peer cannot take what it has for everything.
     pub fn reset_on_close(&self) {
         let _ = rustix::net::sockopt::set_socket_linger(self, Some(std::time::Duration::ZERO));
     }
 
-    /// Takes the descriptor back from the runtime. `None` where an abandoned wait still holds it.
+    /// Takes the descriptor back from the runtime; a copy of it, where an abandoned wait may still
+    /// hold the original for a moment.
     pub fn into_descriptor(mut self) -> Option<OwnedFd> {
         if self.abandoned.get() {
-            return None;
+            return self.as_fd().try_clone_to_owned().ok();
         }
         let stream = self.stream.take()?;
         // SAFETY: into_raw_fd gives up the only reference; no wait is in flight.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::accept::{Client, ClientInfo};
 use crate::admit::{self, Action, Admission, Order};
-use crate::answer::{self, Answered, Taken};
+use crate::answer::{self, Answered, Context, Taken};
 use crate::http::encode::Persistence;
 use crate::http::head::Framing;
 use crate::net::{Socket, Timer, would_block};
@@ -124,8 +124,12 @@ struct Outcome {
     status: u16,
     reason: Option<Reason>,
     endpoint: Option<Rc<Endpoint>>,
+    /// Bytes to the client, heads included.
     sent: u64,
-    received: u64,
+    /// Body bytes to the client.
+    body_sent: u64,
+    /// Body bytes from the client.
+    body_received: u64,
     next: Next,
 }
 
@@ -136,8 +140,9 @@ struct Failure {
     told: Option<(u16, Next)>,
     /// The request's body was not received to its end.
     body_left: bool,
-    /// Bytes that the client has received.
+    /// Bytes that were sent to the client, and those of a body among them.
     sent: u64,
+    body_sent: u64,
 }
 
 /// An exchange that came to its end.
@@ -152,6 +157,12 @@ enum Undone {
     NotAnswered(NoAnswer),
     /// A part of it has.
     CutOff(Failure),
+}
+
+/// What came first in an exchange whose request body is still arriving.
+enum First {
+    Uploaded(Result<(), Broken>),
+    Answered(Result<Answered, NoAnswer>),
 }
 
 /// What ended a wait for bytes.
@@ -299,7 +310,6 @@ impl Session {
         self.timer.set(Nanos::NEVER);
         shard.needs_housekeeping();
         shard.counters.requests_in_flight.sub(1);
-        shard.counters.bytes_received.add(outcome.received);
         shard.counters.bytes_sent.add(outcome.sent);
         if let Some(reason) = outcome.reason {
             shard.counters.refuse(reason);
@@ -336,7 +346,8 @@ impl Session {
             reason: order.reason,
             endpoint: None,
             sent: order.out.len() as u64,
-            received: 0,
+            body_sent: order.own_body_bytes as u64,
+            body_received: 0,
             next: match sent {
                 Err(_) => Next::Close,
                 Ok(()) if body_left => Next::Linger,
@@ -382,14 +393,21 @@ impl Session {
 
     /// Answers for an exchange that failed, if the client can still be told.
     async fn fail(&mut self, order: &mut Order, failure: Failure) -> Outcome {
-        let Failure { reason, told, body_left, sent } = failure;
+        let Failure { reason, told, body_left, sent, body_sent } = failure;
         let nobody_listens = matches!(reason, Reason::ClientGone | Reason::ClientStalled);
         let unanswered = (reason.status(), Next::Reset);
         let (status, next) = told.unwrap_or(unanswered);
         let endpoint = order.endpoint.clone();
         let reason_told = Some(reason);
-        let mut outcome =
-            Outcome { status, reason: reason_told, endpoint, sent, received: 0, next };
+        let mut outcome = Outcome {
+            status,
+            reason: reason_told,
+            endpoint,
+            sent,
+            body_sent,
+            body_received: 0,
+            next,
+        };
         if told.is_some() || nobody_listens {
             return outcome;
         }
@@ -403,6 +421,7 @@ impl Session {
         let listener = order.listener.clone();
         respond::refusal(reason, &listener, persistence, head_only, &date, order.out.writer());
         outcome.sent = order.out.len() as u64;
+        outcome.body_sent = if head_only { 0 } else { respond::body_bytes(reason) as u64 };
         outcome.next = match self.send_within(order.out.filled(), &listener).await {
             Err(_) => Next::Close,
             Ok(()) if body_left || broken_body => Next::Linger,
@@ -420,7 +439,8 @@ impl Session {
         hash: Option<u64>,
     ) -> Result<Outcome, Failure> {
         let shard = self.shard.clone();
-        let failure = |reason, body_left| Failure { reason, told: None, body_left, sent: 0 };
+        let failure =
+            |reason, body_left| Failure { reason, told: None, body_left, sent: 0, body_sent: 0 };
         let mut body_left = !matches!(order.framing, Framing::None);
         let Some(endpoint) = order.plan.pick(cluster, hash, None) else {
             return Err(failure(Reason::NoEndpoint, body_left));
@@ -437,6 +457,7 @@ impl Session {
             let length = length as usize;
             order.out.writer().extend_from_slice(&self.inbound.filled()[..length]);
             self.inbound.consume(length);
+            order.body_at_hand = length as u64;
             body_left = false;
         }
         if self.inbound.is_empty() {
@@ -447,10 +468,16 @@ impl Session {
         loop {
             let connection = match kept.take() {
                 Some(connection) => connection,
-                None => self
-                    .connect(&endpoint, order.plan.cluster(cluster).connect_timeout)
-                    .await
-                    .map_err(|reason| failure(reason, body_left))?,
+                None => {
+                    let limit = order.plan.cluster(cluster).connect_timeout;
+                    let connection = self.connect(&endpoint, limit).await;
+                    let connection = connection.map_err(|reason| failure(reason, body_left))?;
+                    if !connection.socket().is_quiet() {
+                        // It spoke before it was asked: whatever that is, it is no answer.
+                        return Err(failure(Reason::BadAnswer, body_left));
+                    }
+                    connection
+                }
             };
             let exchanged = if body_left {
                 // Boxed: it is large and rare, and every session would have to hold room for it.
@@ -514,7 +541,8 @@ impl Session {
         let watch = Cell::new(false);
         let mut waiting = Waiting::new(order, &watch);
         timer.set(waiting.begin(order.began));
-        let mut asking = Asking::new(shard, order);
+        let uploading = Cell::new(false);
+        let mut asking = Asking::new(shard, order, &uploading);
         let asked = async {
             if send(upstream, order.out.filled()).await.is_err() && connection.reused {
                 return Err(NoAnswer::Stale);
@@ -546,6 +574,7 @@ impl Session {
         let Session { shard, socket, timer, inbound, .. } = self;
         let upstream = connection.socket();
         let up = Flow::default();
+        let at_hand = inbound.len() as u64;
         let mut relay = Relay {
             from: &*socket,
             to: upstream,
@@ -564,49 +593,45 @@ impl Session {
         let mut upload = pin!(relay.run());
         let mut uploaded: Option<Result<(), Broken>> = None;
         let watch = Cell::new(false);
-        let mut asking = Asking::new(shard, order);
+        let uploading = Cell::new(true);
+        let mut asking = Asking::new(shard, order, &uploading);
         let answered = {
+            let total = order.began.after(order.timeouts().total);
             let mut pace = Pace::new(upload_rules(order), order.began);
-            let mut waiting: Option<Waiting<'_>> = None;
-            timer.set(pace.due().min(order.began.after(order.timeouts().total)));
+            timer.set(pace.due().min(total));
             let mut answer = pin!(asking.answer(upstream, socket, &watch));
-            let finished = Cell::new(false);
-            let both = std::future::poll_fn(|context| {
-                if uploaded.is_none()
-                    && let Poll::Ready(result) = upload.as_mut().poll(context)
-                {
-                    uploaded = Some(result);
-                    finished.set(true);
-                    match result {
-                        Ok(()) | Err(Broken::SinkGone) => {}
-                        Err(broken) => {
-                            return Poll::Ready(Err(NoAnswer::Failed(client_fault(broken))));
-                        }
-                    }
+            let first = pin!(std::future::poll_fn(|context| {
+                if let Poll::Ready(result) = upload.as_mut().poll(context) {
+                    return Poll::Ready(First::Uploaded(result));
                 }
-                answer.as_mut().poll(context)
-            });
-            // The origin's time begins when it has the whole request; until then, the timer is
-            // looked at to see whether the client sends.
-            within(timer, pin!(both), |now| {
-                if finished.get() {
-                    let waiting = waiting.get_or_insert_with(|| {
-                        let mut waiting = Waiting::new(order, &watch);
-                        waiting.begin(now);
-                        waiting
-                    });
-                    return waiting.look(now);
-                }
-                if now >= order.began.after(order.timeouts().total) {
+                answer.as_mut().poll(context).map(First::Answered)
+            }));
+            let first = within(timer, first, |now| {
+                if now >= total {
                     return Err(Reason::TotalTimeout);
                 }
                 pace.look(&up, now).map_err(|stall| match stall {
                     Stall::Client => Reason::BodyTimeout,
                     Stall::Upstream => Reason::AnswerTimeout,
                 })?;
-                Ok(pace.due().min(order.began.after(order.timeouts().total)))
-            })
-            .await
+                Ok(pace.due().min(total))
+            });
+            match first.await {
+                Err(reason) => Err(reason),
+                Ok(First::Answered(answered)) => Ok(answered),
+                Ok(First::Uploaded(Err(broken @ (Broken::Truncated | Broken::Refused(_))))) => {
+                    Err(client_fault(broken))
+                }
+                Ok(First::Uploaded(result)) => {
+                    // The origin's time begins when it has the whole request. One that stopped to
+                    // read may have answered all the same.
+                    uploaded = Some(result);
+                    uploading.set(result.is_err());
+                    let mut waiting = Waiting::new(order, &watch);
+                    timer.set(waiting.begin(Nanos::now()));
+                    within(timer, answer.as_mut(), |now| waiting.look(now)).await
+                }
+            }
         };
         let answered = answered.map_err(NoAnswer::from).and_then(|answered| answered);
         let answered = answered.map_err(Undone::NotAnswered)?;
@@ -629,7 +654,8 @@ impl Session {
         };
         let complete = uploaded == Some(Ok(()));
         let mut exchanged = asking.conclude(answered, downloaded, &down, complete)?;
-        exchanged.outcome.received = up.bytes.get();
+        exchanged.outcome.body_received = up.bytes.get();
+        shard.counters.bytes_received.add(up.bytes.get().saturating_sub(at_hand));
         Ok(exchanged)
     }
 
@@ -678,12 +704,14 @@ struct Asking<'a> {
     sent: u64,
     /// Bytes of the body that went with the head.
     body_sent: u64,
+    /// The request's body is still arriving.
+    uploading: &'a Cell<bool>,
 }
 
 impl<'a> Asking<'a> {
-    fn new(shard: &'a Shard, order: &'a Order) -> Asking<'a> {
+    fn new(shard: &'a Shard, order: &'a Order, uploading: &'a Cell<bool>) -> Asking<'a> {
         let (answer, reply) = (Buffer::default(), Buffer::default());
-        Asking { shard, order, answer, reply, sent: 0, body_sent: 0 }
+        Asking { shard, order, answer, reply, sent: 0, body_sent: 0, uploading }
     }
 
     /// Waits for the head of the answer, and hands interim answers on. `watch` says when to look
@@ -748,10 +776,13 @@ impl<'a> Asking<'a> {
             self.reply = self.shard.buffers.take();
         }
         let order = self.order;
-        let stays = order.keep_alive && !self.shard.is_draining();
-        let date = self.shard.date.get(order.began);
-        let bytes = self.answer.filled();
-        answer::take(bytes, order, order.response_rules(), stays, &date, self.reply.writer())
+        let context = Context {
+            rules: order.response_rules(),
+            stays: order.keep_alive && !self.shard.is_draining(),
+            uploading: self.uploading.get(),
+            date: &self.shard.date.get(order.began),
+        };
+        answer::take(self.answer.filled(), order, &context, self.reply.writer())
     }
 
     /// Sends an answer that is here as a whole, in one write, if the socket takes all of it.
@@ -872,7 +903,8 @@ impl<'a> Asking<'a> {
             reason: ended.err(),
             endpoint: order.endpoint.clone(),
             sent: self.sent + down.bytes.get(),
-            received: up.bytes.get(),
+            body_sent: down.bytes.get(),
+            body_received: up.bytes.get(),
             next: Next::Close,
         };
         Ok(Exchanged { outcome, upstream_reusable: false })
@@ -900,21 +932,27 @@ impl<'a> Asking<'a> {
                 };
                 let endpoint = order.endpoint.clone();
                 let (status, reason) = (answered.status, None);
-                let outcome = Outcome { status, reason, endpoint, sent, received: 0, next };
+                let body_sent = flow.bytes.get();
+                let body_received = order.body_at_hand;
+                let outcome =
+                    Outcome { status, reason, endpoint, sent, body_sent, body_received, next };
                 // Bytes behind the answer belong to nobody: the connection is not to be trusted.
                 let upstream_reusable = answered.reusable && uploaded && self.answer.is_empty();
                 Ok(Exchanged { outcome, upstream_reusable })
             }
             Err(Cut { reason, begun: false }) => Err(Undone::NotAnswered(reason.into())),
             Err(Cut { reason, begun: true }) => {
-                // Where only the end of the connection ends the body, it must not look like one.
+                // Where only the end of the connection ends the body, it must not look like one; and
+                // a client that does not read would keep what was sent for minutes.
                 let told = match answered.framing {
+                    _ if reason == Reason::ClientStalled => Next::Reset,
                     _ if answered.outgoing == Outgoing::Chunked => Next::Close,
                     Framing::Length(_) | Framing::None => Next::Close,
                     Framing::Chunked | Framing::UntilClose => Next::Reset,
                 };
                 let told = Some((answered.status, told));
-                Err(Undone::CutOff(Failure { reason, told, body_left: !uploaded, sent }))
+                let (body_left, body_sent) = (!uploaded, flow.bytes.get());
+                Err(Undone::CutOff(Failure { reason, told, body_left, sent, body_sent }))
             }
         }
     }

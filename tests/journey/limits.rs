@@ -80,8 +80,9 @@ fn the_default_heads_bytes() {
 fn the_number_of_fields() {
     let origin = Origin::answering(OK);
     let proxy = Setup::new(&origin).listener("limits: {fields_max: 10}").start();
-    let head =
-        |fields: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(fields - 1));
+    let head = |fields: usize| {
+        format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(fields - 1))
+    };
     assert_eq!(proxy.ask(head(10)).status(), 200);
     let mut client = proxy.client();
     client.send(head(11));
