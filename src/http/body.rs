@@ -548,7 +548,10 @@ mod tests {
         loop {
             let Some((line, behind)) = line(rest)? else { return Ok(None) };
             let size = std::str::from_utf8(line).map_err(drop)?;
-            let size = size.split(';').next().unwrap_or_default();
+            let size = match size.split_once(';') {
+                Some((size, _)) => size.trim_end_matches([' ', '\t']),
+                None => size,
+            };
             let digits = !size.is_empty() && size.bytes().all(|byte| byte.is_ascii_hexdigit());
             let size = u64::from_str_radix(size, 16).ok().filter(|_| digits).ok_or(())?;
             rest = behind;
