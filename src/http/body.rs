@@ -813,6 +813,11 @@ mod tests {
         assert!(chunked.skim(b"lo\r\n").unwrap().rewrite);
         assert_eq!(chunked.step(b"lo\r\n"), Ok((2, Piece::Data(b"lo"))));
         assert_eq!(chunked.step(b"\r\n"), Ok((2, Piece::NeedMore)));
+        assert_eq!(chunked.skim(b"1\r\nx\r\n").unwrap().consumed, 6);
+        assert_eq!(chunked.step(b"5;a\r\nhel"), Ok((8, Piece::Data(b"hel"))));
+        assert!(chunked.skim(b"lo\r\n").unwrap().rewrite);
+        assert_eq!(chunked.step(b"lo\r\n0\r"), Ok((2, Piece::Data(b"lo"))));
+        assert_eq!(chunked.step(b"\r\n"), Ok((2, Piece::NeedMore)));
         assert!(chunked.skim(b"0\r\n\r\n").unwrap().ended);
     }
 
