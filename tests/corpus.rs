@@ -27,3 +27,8 @@ fn head() {
 fn chunked() {
     replay("chunked", checks::chunked);
 }
+
+#[test]
+fn config() {
+    replay("config", checks::config);
+}

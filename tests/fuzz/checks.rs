@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each fuzz target uses one of them")]
 
+use outrigger::config::{self, Format};
 use outrigger::http::body::{Chunked, LAST_CHUNK, Piece, chunk_header};
 use outrigger::http::head::{
     AnswerHead, Fields, Framing, HeadLimits, Method, Parsed, RequestHead, Scratch, Target, Version,
@@ -68,6 +69,26 @@ pub fn chunked(bytes: &[u8]) {
         assert_eq!(decode(&again, false, size), Ok(Some(expected)), "framed anew");
     }
     skim(bytes, size, &whole);
+}
+
+/// `bytes` as a configuration. It is refused with places that can be shown, or it holds, and then it can
+/// be written out and read again.
+pub fn config(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    for format in [Format::Yaml, Format::Toml] {
+        let config = match config::parse(text, format, "fuzz") {
+            Err(errors) => {
+                assert!(errors.count() > 0 && !errors.to_string().is_empty());
+                continue;
+            }
+            Ok(config) => config,
+        };
+        let written = config::to_yaml(&config);
+        match config::parse(&written, Format::Yaml, "written") {
+            Err(errors) => panic!("{errors}"),
+            Ok(again) => assert_eq!(config::to_yaml(&again), written),
+        }
+    }
 }
 
 /// What is said of a head, and whether it holds by itself.
