@@ -151,11 +151,11 @@ fn a_reader_that_stands_still() {
     });
     let proxy = Setup::new(&origin).listener("timeouts: {body: 400ms}").start();
     let mut client = proxy.client();
-    client.hold_little();
     client.send(GET);
     eventually("the exchange is ended", || proxy.refusals("client-stalled") == 1.0);
     eventually("the origin is let go", || origin.ended() == 1);
-    assert!(client.try_answer().is_err(), "a part never looks like a whole");
+    // Else the kernel would keep for minutes what the client does not read.
+    assert_eq!(client.rest().1, End::Reset);
 }
 
 /// A client that reads a byte now and then.
