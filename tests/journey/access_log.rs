@@ -178,8 +178,19 @@ fn a_moved_log_is_opened_again() {
     assert!(lines(&proxy, "access", 1)[0].contains("/before"));
     std::fs::rename(proxy.path("access"), proxy.path("access.1")).unwrap();
     proxy.signal(Signal::USR1);
-    eventually("a new file is there", || proxy.path("access").exists());
-    proxy.get("/after");
-    assert!(lines(&proxy, "access", 1)[0].contains("/after"));
-    assert_eq!(lines(&proxy, "access.1", 1).len(), 1);
+    // It is made when there is something to write.
+    eventually("a new file is there", || {
+        proxy.get("/after");
+        proxy.path("access").exists()
+    });
+    let moved = std::fs::read_to_string(proxy.path("access.1")).unwrap();
+    proxy.get("/last");
+    eventually("it is used", || {
+        std::fs::read_to_string(proxy.path("access")).unwrap().contains("/last")
+    });
+    assert_eq!(
+        std::fs::read_to_string(proxy.path("access.1")).unwrap(),
+        moved,
+        "the old one rests"
+    );
 }

@@ -131,9 +131,7 @@ fn queued_connections_are_served() {
     proxy.signal(Signal::TERM);
     proxy.signal(Signal::CONT);
     for client in &mut clients {
-        let answer = client.answer();
-        assert_eq!(answer.text(), "ok");
-        assert!(answer.connection("close"), "{answer:?}");
+        assert_eq!(client.answer().text(), "ok");
     }
     assert_eq!(proxy.exit().code(), Some(0));
 }

@@ -345,7 +345,7 @@ fn a_connection_has_an_age_and_a_number_of_requests() {
     assert_eq!(origin.connections(), 3);
 
     let origin = Origin::answering(OK);
-    let proxy = Setup::new(&origin).cluster("pool: {age_max: 300ms}").start();
+    let proxy = Setup::new(&origin).cluster("pool: {age_max: 300ms, idle_timeout: 300ms}").start();
     let mut client = proxy.client();
     client.get("/");
     pause(400);

@@ -14,7 +14,7 @@ fn assert_reason(proxy: &Proxy, client: &mut Client, status: u16, reason: &str) 
     let answer = client.answer();
     assert_eq!(answer.status(), status);
     assert_eq!(answer.get("x-outrigger-reason"), Some(reason));
-    assert_eq!(proxy.refusals(reason), 1.0);
+    eventually("it is counted", || proxy.refusals(reason) == 1.0);
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn a_head_that_drips() {
         assert!(refused, "it may drip for ever");
         drop(client);
     }
-    assert_eq!(proxy.refusals("timeout-header"), 2.0);
+    eventually("it is counted", || proxy.refusals("timeout-header") == 2.0);
 }
 
 #[test]
@@ -103,8 +103,8 @@ fn a_body_that_stands_still() {
         let answer = client.answer();
         assert_eq!(answer.status(), 408, "{framing}");
         assert_eq!(answer.get("x-outrigger-reason"), Some("timeout-body"));
-        assert_eq!(proxy.refusals("timeout-body"), index as f64 + 1.0);
         client.assert_closed();
+        eventually("it is counted", || proxy.refusals("timeout-body") == index as f64 + 1.0);
     }
     eventually("the origin is let go", || origin.ended() == 2);
     assert!(origin.requests().is_empty());
@@ -122,7 +122,7 @@ fn a_body_that_drips() {
         client.try_send("x").is_err()
     });
     assert!(refused, "it may drip for ever");
-    assert_eq!(proxy.refusals("timeout-body"), 1.0);
+    eventually("it is counted", || proxy.refusals("timeout-body") == 1.0);
 }
 
 /// A slow body that moves as fast as is asked for is left alone.
@@ -151,11 +151,11 @@ fn a_reader_that_stands_still() {
     });
     let proxy = Setup::new(&origin).listener("timeouts: {body: 400ms}").start();
     let mut client = proxy.client();
-    client.hold_little();
     client.send(GET);
     eventually("the exchange is ended", || proxy.refusals("client-stalled") == 1.0);
     eventually("the origin is let go", || origin.ended() == 1);
-    assert!(client.try_answer().is_err(), "a part never looks like a whole");
+    // Else the kernel would keep for minutes what the client does not read.
+    assert_eq!(client.rest().1, End::Reset);
 }
 
 /// A client that reads a byte now and then.
@@ -307,7 +307,7 @@ fn an_answer_that_stands_still() {
         let mut client = proxy.client();
         client.send(GET);
         assert!(client.try_answer().is_err(), "a part never looks like a whole");
-        assert_eq!(proxy.refusals("timeout-stream-idle"), 1.0);
+        eventually("it is counted", || proxy.refusals("timeout-stream-idle") == 1.0);
         eventually("the origin is let go", || origin.ended() == 1);
     }
 }
@@ -352,7 +352,7 @@ fn an_exchange_may_have_a_limit_of_its_own() {
     let mut client = proxy.client();
     client.send(GET);
     assert!(client.try_answer().is_err(), "a part never looks like a whole");
-    assert_eq!(proxy.refusals("timeout-total"), 1.0);
+    eventually("it is counted", || proxy.refusals("timeout-total") == 1.0);
 
     // So is an upload that drips.
     let origin = stuck();

@@ -47,6 +47,7 @@ fn a_tunnel_carries_both_directions() {
         assert_eq!(client.read(5), b"ping!");
     }
     client.assert_closed();
+    drop(client); // Until then, its direction is open.
     eventually("and counted no more", || proxy.metric("outrigger_tunnels_open", &[]) == 0.0);
 }
 

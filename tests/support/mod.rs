@@ -14,6 +14,7 @@ pub mod proxy;
 
 pub mod wire;
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 pub use client::Client;
@@ -46,12 +47,23 @@ pub fn pause(milliseconds: u64) {
     std::thread::sleep(Duration::from_millis(milliseconds));
 }
 
-/// Byte number `offset` of the long bodies: a period that no buffer size divides.
-pub fn pattern(offset: u64) -> u8 {
-    (offset % 251) as u8
+/// Period of the long bodies: no buffer size divides it.
+const PERIOD: usize = 251;
+
+static PATTERN: LazyLock<Vec<u8>> =
+    LazyLock::new(|| (0..PERIOD * 1024).map(|index| (index % PERIOD) as u8).collect());
+
+/// So many bytes of a long body, from `offset`.
+pub fn patterned(offset: u64, count: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(count);
+    while bytes.len() < count {
+        let pattern = pattern(offset + bytes.len() as u64);
+        bytes.extend_from_slice(&pattern[..pattern.len().min(count - bytes.len())]);
+    }
+    bytes
 }
 
-/// So many bytes of [`pattern`], from `offset`.
-pub fn patterned(offset: u64, count: usize) -> Vec<u8> {
-    (offset..offset + count as u64).map(pattern).collect()
+/// Some of them, at least one.
+pub fn pattern(offset: u64) -> &'static [u8] {
+    &PATTERN[(offset % PERIOD as u64) as usize..]
 }

@@ -177,10 +177,9 @@ impl Wire {
                 panic!("the body ended after {done} of {count} bytes: {:?}", self.ended);
             }
             let have = (self.received.len() as u64).min(count - done) as usize;
-            for (index, byte) in self.received[..have].iter().enumerate() {
-                let at = offset + done + index as u64;
-                assert_eq!(*byte, super::pattern(at), "byte {at} of the body");
-            }
+            let pattern = super::pattern(offset + done);
+            let have = have.min(pattern.len());
+            assert!(self.received[..have] == pattern[..have], "at byte {done} of the body");
             done += have as u64;
             self.received.drain(..have);
         }
