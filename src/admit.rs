@@ -6,7 +6,6 @@
 //! ```
 
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -357,11 +356,31 @@ impl Order {
 /// gone by then.
 pub struct LogLine {
     text: Buffer,
-    method: Range<usize>,
-    target: Range<usize>,
-    fields: [Option<Range<usize>>; 5],
+    method: Span,
+    target: Span,
+    fields: [Span; 5],
     client: std::net::IpAddr,
     start: SystemTime,
+}
+
+/// A part of a log line's text; empty where there is none. Heads are far smaller than 4 GiB.
+#[derive(Clone, Copy, Default)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    /// Appends `bytes`, and tells where they are.
+    fn put(bytes: &[u8], text: &mut Vec<u8>) -> Span {
+        let start = text.len() as u32;
+        text.extend_from_slice(bytes);
+        Span { start, end: text.len() as u32 }
+    }
+
+    fn of(self, text: &[u8]) -> &[u8] {
+        &text[self.start as usize..self.end as usize]
+    }
 }
 
 /// The places in [`LogLine::fields`].
@@ -394,22 +413,18 @@ impl LogLine {
     fn begin(shard: &Shard, head: &RequestHead<'_, '_>) -> LogLine {
         let mut text = shard.buffers.take();
         let out = text.writer();
-        let mut put = |bytes: &[u8]| {
-            let start = out.len();
-            out.extend_from_slice(bytes);
-            start..out.len()
-        };
+        let mut put = |bytes: &[u8]| Span::put(bytes, out);
         let method = put(head.method_bytes);
         let mut target = put(head.target.path().unwrap_or(b"*"));
         if let Some(query) = head.target.query() {
             target.end = put(b"?").end;
             target.end = put(query).end;
         }
-        let mut fields = [const { None }; 5];
-        fields[HOST] = Some(put(head.host));
+        let mut fields = [Span::default(); 5];
+        fields[HOST] = put(head.host);
         for (place, kind) in LOGGED.iter().enumerate() {
             if let Some(value) = kind.and_then(|kind| head.fields.first(kind)) {
-                fields[place] = Some(put(value));
+                fields[place] = put(value);
             }
         }
         let client = std::net::Ipv4Addr::UNSPECIFIED.into();
@@ -422,18 +437,14 @@ impl LogLine {
         for (place, range) in
             [(REQUEST_ID, &written.request_id), (FORWARDED_FOR, &written.forwarded_for)]
         {
-            if !range.is_empty() {
-                let start = text.len();
-                text.extend_from_slice(&out[range.clone()]);
-                self.fields[place] = Some(start..text.len());
-            }
+            self.fields[place] = Span::put(&out[range.clone()], text);
         }
     }
 
     /// Writes the line.
     pub fn finish(self, shard: &Shard, order: &Order, ending: &Ending) {
         let text = self.text.filled();
-        let field = |place: usize| self.fields[place].clone().map(|range| &text[range]);
+        let field = |place: usize| Some(self.fields[place].of(text)).filter(|it| !it.is_empty());
         let plan = order.plan.shared();
         let cluster = match order.action {
             Action::Forward { cluster, .. } => Some(plan.clusters[cluster].name.as_str()),
@@ -442,8 +453,8 @@ impl LogLine {
         let record = Record {
             start: self.start,
             client: self.client,
-            method: &text[self.method.clone()],
-            target: &text[self.target.clone()],
+            method: self.method.of(text),
+            target: self.target.of(text),
             protocol: protocol(order.version),
             status: ending.status,
             reason: ending.reason,

@@ -8,8 +8,8 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::io;
-use std::pin::pin;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
@@ -43,6 +43,9 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// And at most so many bytes.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
+/// Bodies up to this are copied behind their heads, to leave in a write of one piece.
+const COPY_BYTES_MAX: usize = 2 * 1024;
+
 /// Interim answers (1xx) to one request; more is an origin gone mad.
 const INTERIM_ANSWERS_MAX: u32 = 16;
 
@@ -66,6 +69,7 @@ pub async fn run(shard: Rc<Shard>, client: Client) {
     if let Some(due) = parked_until {
         shard.parking.park(Client { socket, info }, due);
     }
+    shard.needs_housekeeping();
     drop(entered);
 }
 
@@ -293,6 +297,7 @@ impl Session {
         let now = Nanos::now();
         self.info.waiting_since = now;
         self.timer.set(Nanos::NEVER);
+        shard.needs_housekeeping();
         shard.counters.requests_in_flight.sub(1);
         shard.counters.bytes_received.add(outcome.received);
         shard.counters.bytes_sent.add(outcome.sent);
@@ -316,7 +321,10 @@ impl Session {
             );
         }
         shard.buffers.give_back(order.out);
-        outcome.next
+        match outcome.next {
+            Next::Close => self.close_politely(),
+            next => next,
+        }
     }
 
     /// Sends an answer that the order holds already.
@@ -333,7 +341,7 @@ impl Session {
                 Err(_) => Next::Close,
                 Ok(()) if body_left => Next::Linger,
                 Ok(()) if order.keep_alive && !self.shard.is_draining() => Next::Request,
-                Ok(()) => self.close_politely(),
+                Ok(()) => Next::Close,
             },
         }
     }
@@ -399,7 +407,7 @@ impl Session {
             Err(_) => Next::Close,
             Ok(()) if body_left || broken_body => Next::Linger,
             Ok(()) if stays => Next::Request,
-            Ok(()) => self.close_politely(),
+            Ok(()) => Next::Close,
         };
         outcome
     }
@@ -445,7 +453,8 @@ impl Session {
                     .map_err(|reason| failure(reason, body_left))?,
             };
             let exchanged = if body_left {
-                self.exchange_with_upload(order, &connection).await
+                // Boxed: it is large and rare, and every session would have to hold room for it.
+                Box::pin(self.exchange_with_upload(order, &connection)).await
             } else {
                 self.exchange(order, &connection).await
             };
@@ -482,7 +491,8 @@ impl Session {
     ) -> Result<Connection, Reason> {
         self.timer.set(Nanos::now().after(limit));
         let connected =
-            within(&mut self.timer, endpoint.connect(), |_| Err(Reason::ConnectTimeout)).await;
+            within(&mut self.timer, pin!(endpoint.connect()), |_| Err(Reason::ConnectTimeout))
+                .await;
         match connected {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => {
@@ -512,15 +522,19 @@ impl Session {
             // After a failed write an answer may still be there to be read.
             asking.answer(upstream, socket, &watch).await
         };
-        let answered = within(timer, asked, |now| waiting.look(now)).await;
+        let answered = within(timer, pin!(asked), |now| waiting.look(now)).await;
         let answered = answered.map_err(NoAnswer::from).and_then(|answered| answered);
         let answered = answered.map_err(Undone::NotAnswered)?;
         let flow = Flow::default();
         if answered.persistence == Persistence::Upgrade {
-            return asking.tunnel(upstream, socket, timer, std::mem::take(inbound)).await;
+            let tunnel = asking.tunnel(upstream, socket, timer, std::mem::take(inbound));
+            return Box::pin(tunnel).await;
         }
-        let downloaded = asking.download(&answered, upstream, socket, timer, &flow).await;
-        asking.conclude(answered, connection, downloaded, &flow, true)
+        let downloaded = match asking.send_whole(&answered, socket, &flow) {
+            true => Ok(()),
+            false => asking.download(&answered, upstream, socket, timer, &flow).await,
+        };
+        asking.conclude(answered, downloaded, &flow, true)
     }
 
     /// One exchange whose request body is still arriving: both directions run at once.
@@ -532,24 +546,22 @@ impl Session {
         let Session { shard, socket, timer, inbound, .. } = self;
         let upstream = connection.socket();
         let up = Flow::default();
-        let mut upload = pin!(
-            Relay {
-                from: &*socket,
-                to: upstream,
-                buffer: inbound,
-                incoming: Incoming::new(order.framing, order.listener.head.lenient_line_ends),
-                outgoing: match order.framing {
-                    Framing::Chunked => Outgoing::Chunked,
-                    _ => Outgoing::Identity,
-                },
-                bytes_max: order.body_bytes_max,
-                head: order.out.filled(),
-                buffers: &shard.buffers,
-                pipes: &shard.pipes,
-                flow: &up,
-            }
-            .run()
-        );
+        let mut relay = Relay {
+            from: &*socket,
+            to: upstream,
+            buffer: inbound,
+            incoming: Incoming::new(order.framing, order.listener.head.lenient_line_ends),
+            outgoing: match order.framing {
+                Framing::Chunked => Outgoing::Chunked,
+                _ => Outgoing::Identity,
+            },
+            bytes_max: order.body_bytes_max,
+            head: order.out.filled(),
+            buffers: &shard.buffers,
+            pipes: &shard.pipes,
+            flow: &up,
+        };
+        let mut upload = pin!(relay.run());
         let mut uploaded: Option<Result<(), Broken>> = None;
         let watch = Cell::new(false);
         let mut asking = Asking::new(shard, order);
@@ -576,7 +588,7 @@ impl Session {
             });
             // The origin's time begins when it has the whole request; until then, the timer is
             // looked at to see whether the client sends.
-            within(timer, both, |now| {
+            within(timer, pin!(both), |now| {
                 if finished.get() {
                     let waiting = waiting.get_or_insert_with(|| {
                         let mut waiting = Waiting::new(order, &watch);
@@ -616,7 +628,7 @@ impl Session {
             .await
         };
         let complete = uploaded == Some(Ok(()));
-        let mut exchanged = asking.conclude(answered, connection, downloaded, &down, complete)?;
+        let mut exchanged = asking.conclude(answered, downloaded, &down, complete)?;
         exchanged.outcome.received = up.bytes.get();
         Ok(exchanged)
     }
@@ -624,9 +636,9 @@ impl Session {
     /// Sends an answer of our own, within the time that a client has to read it.
     async fn send_within(&mut self, bytes: &[u8], listener: &Listener) -> Result<(), Reason> {
         self.timer.set(Nanos::now().after(listener.timeouts.body));
-        let sent =
-            within(&mut self.timer, send(&self.socket, bytes), |_| Err(Reason::ClientStalled));
-        sent.await?.map_err(|_| Reason::ClientGone)
+        let send = pin!(send(&self.socket, bytes));
+        let sent = within(&mut self.timer, send, |_| Err(Reason::ClientStalled)).await;
+        sent?.map_err(|_| Reason::ClientGone)
     }
 
     /// Reads and forgets what the client still sends, for a while, so that it can read our answer.
@@ -650,7 +662,7 @@ impl Session {
                 inbound.clear();
             }
         };
-        let _ = within(timer, forget, |_| Err(Reason::ClientStalled)).await;
+        let _ = within(timer, pin!(forget), |_| Err(Reason::ClientStalled)).await;
     }
 }
 
@@ -664,11 +676,14 @@ struct Asking<'a> {
     reply: Buffer,
     /// Bytes of heads that were sent.
     sent: u64,
+    /// Bytes of the body that went with the head.
+    body_sent: u64,
 }
 
 impl<'a> Asking<'a> {
     fn new(shard: &'a Shard, order: &'a Order) -> Asking<'a> {
-        Asking { shard, order, answer: Buffer::default(), reply: Buffer::default(), sent: 0 }
+        let (answer, reply) = (Buffer::default(), Buffer::default());
+        Asking { shard, order, answer, reply, sent: 0, body_sent: 0 }
     }
 
     /// Waits for the head of the answer, and hands interim answers on. `watch` says when to look
@@ -681,8 +696,9 @@ impl<'a> Asking<'a> {
     ) -> Result<Answered, NoAnswer> {
         let mut interim_answers = 0;
         loop {
-            if readable_or_gone(upstream, client, watch).await {
-                return Err(Reason::ClientGone.into());
+            match unless_gone(client, watch, pin!(upstream.readable())).await {
+                Some(_) => {}
+                None => return Err(Reason::ClientGone.into()),
             }
             if self.answer.room() == 0 {
                 if self.answer.is_empty() {
@@ -708,6 +724,7 @@ impl<'a> Asking<'a> {
                     Taken::Partial => break,
                     Taken::Final(answered) => {
                         self.answer.consume(answered.head_bytes);
+                        self.sent += self.reply.len() as u64;
                         return Ok(answered);
                     }
                     Taken::Interim(head_bytes) => {
@@ -737,7 +754,44 @@ impl<'a> Asking<'a> {
         answer::take(bytes, order, order.response_rules(), stays, &date, self.reply.writer())
     }
 
-    /// Sends the answer's head and body to the client. `flow` tells how far it came.
+    /// Sends an answer that is here as a whole, in one write, if the socket takes all of it.
+    fn send_whole(&mut self, answered: &Answered, client: &Socket, flow: &Flow) -> bool {
+        let whole = match answered.framing {
+            Framing::None => 0,
+            Framing::Length(length) if length <= self.answer.len() as u64 => length as usize,
+            _ => return false,
+        };
+        let body = &self.answer.filled()[..whole];
+        // A short body is copied behind its head: cheaper than a write of two pieces.
+        let copied = whole <= COPY_BYTES_MAX && whole <= self.reply.room();
+        let sent = if copied {
+            self.reply.writer().extend_from_slice(body);
+            client.try_send(self.reply.filled())
+        } else {
+            let slices = [IoSlice::new(self.reply.filled()), IoSlice::new(body)];
+            client.try_send_vectored(&slices)
+        };
+        let head = if copied { self.reply.len() - whole } else { self.reply.len() };
+        let sent = sent.unwrap_or(0);
+        flow.begun.set(sent > 0);
+        if copied {
+            self.reply.truncate(head);
+        }
+        if sent < head + whole {
+            // The rest is the relay's: it waits.
+            self.reply.consume(sent.min(head));
+            let of_body = sent.saturating_sub(head);
+            self.answer.consume(of_body);
+            self.body_sent = of_body as u64;
+            flow.bytes.set(of_body as u64);
+            return false;
+        }
+        self.answer.consume(whole);
+        flow.bytes.set(whole as u64);
+        true
+    }
+
+    /// Sends what is left of the answer's head and body to the client. `flow` tells how far it came.
     async fn download(
         &mut self,
         answered: &Answered,
@@ -750,12 +804,16 @@ impl<'a> Asking<'a> {
         let began = Nanos::now();
         let mut pace = Pace::new(download_rules(order), began);
         let total = order.began.after(order.timeouts().total);
-        timer.set(pace.due().min(total));
-        let relay = Relay {
+        timer.set(pace.due().min(total).min(began + WATCH_CLIENT_AFTER));
+        let watch = Cell::new(false);
+        let mut relay = Relay {
             from: upstream,
             to: client,
             buffer: &mut self.answer,
-            incoming: Incoming::new(answered.framing, false),
+            incoming: match answered.framing {
+                Framing::Length(length) => Incoming::Length(length - self.body_sent),
+                framing => Incoming::new(framing, false),
+            },
             outgoing: answered.outgoing,
             bytes_max: u64::MAX,
             head: self.reply.filled(),
@@ -763,7 +821,10 @@ impl<'a> Asking<'a> {
             pipes: &self.shard.pipes,
             flow,
         };
-        let relayed = within(timer, relay.run(), |now| {
+        let run = pin!(relay.run());
+        let attended = pin!(unless_gone(client, &watch, run));
+        let relayed = within(timer, attended, |now| {
+            watch.set(true);
             if now >= total {
                 return Err(Reason::TotalTimeout);
             }
@@ -774,10 +835,10 @@ impl<'a> Asking<'a> {
             Ok(pace.due().min(total))
         });
         let reason = match relayed.await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(Broken::Truncated)) => Reason::AnswerTruncated,
-            Ok(Err(Broken::Refused(_))) => Reason::BadAnswer,
-            Ok(Err(Broken::SinkGone)) => Reason::ClientGone,
+            Ok(Some(Ok(()))) => return Ok(()),
+            Ok(Some(Err(Broken::Truncated))) => Reason::AnswerTruncated,
+            Ok(Some(Err(Broken::Refused(_)))) => Reason::BadAnswer,
+            Ok(Some(Err(Broken::SinkGone)) | None) => Reason::ClientGone,
             Err(reason) => reason,
         };
         Err(Cut { reason, begun: flow.begun.get() })
@@ -792,7 +853,6 @@ impl<'a> Asking<'a> {
         inbound: Buffer,
     ) -> Result<Exchanged, Undone> {
         let order = self.order;
-        let head_bytes = self.reply.len() as u64;
         let (up, down) = (Flow::default(), Flow::default());
         let tunnel = Tunnel {
             client,
@@ -811,7 +871,7 @@ impl<'a> Asking<'a> {
             status: 101,
             reason: ended.err(),
             endpoint: order.endpoint.clone(),
-            sent: self.sent + head_bytes + down.bytes.get(),
+            sent: self.sent + down.bytes.get(),
             received: up.bytes.get(),
             next: Next::Close,
         };
@@ -822,7 +882,6 @@ impl<'a> Asking<'a> {
     fn conclude(
         &mut self,
         answered: Answered,
-        connection: &Connection,
         downloaded: Result<(), Cut>,
         flow: &Flow,
         uploaded: bool,
@@ -831,7 +890,7 @@ impl<'a> Asking<'a> {
         if let Some(endpoint) = &order.endpoint {
             endpoint.answered_in_http10(answered.http10);
         }
-        let sent = self.sent + self.reply.len() as u64 + flow.bytes.get();
+        let sent = self.sent + flow.bytes.get();
         match downloaded {
             Ok(()) => {
                 let next = match answered.persistence {
@@ -844,7 +903,6 @@ impl<'a> Asking<'a> {
                 let outcome = Outcome { status, reason, endpoint, sent, received: 0, next };
                 // Bytes behind the answer belong to nobody: the connection is not to be trusted.
                 let upstream_reusable = answered.reusable && uploaded && self.answer.is_empty();
-                let _ = connection;
                 Ok(Exchanged { outcome, upstream_reusable })
             }
             Err(Cut { reason, begun: false }) => Err(Undone::NotAnswered(reason.into())),
@@ -936,23 +994,25 @@ fn client_fault(broken: Broken) -> Reason {
     }
 }
 
-/// Waits until the origin has sent something. True if, once `watch` is set, the client turns out to
-/// have left. One that has only sent its next request has not.
-async fn readable_or_gone(upstream: &Socket, client: &Socket, watch: &Cell<bool>) -> bool {
-    let mut answered = pin!(upstream.readable());
+/// Runs `work`; but once `watch` is set, ends with `None` if the client turns out to have left. One
+/// that has only sent its next request has not.
+async fn unless_gone<T>(
+    client: &Socket,
+    watch: &Cell<bool>,
+    mut work: Pin<&mut impl Future<Output = T>>,
+) -> Option<T> {
     let mut gone = pin!(async {
-        std::future::poll_fn(|_| if watch.get() { Poll::Ready(()) } else { Poll::Pending }).await;
         let _ = client.readable().await;
         if !client.is_closed() {
             std::future::pending::<()>().await;
         }
     });
     std::future::poll_fn(|context| {
-        if answered.as_mut().poll(context).is_ready() {
-            return Poll::Ready(false);
+        if let Poll::Ready(result) = work.as_mut().poll(context) {
+            return Poll::Ready(Some(result));
         }
         if watch.get() && gone.as_mut().poll(context).is_ready() {
-            return Poll::Ready(true);
+            return Poll::Ready(None);
         }
         Poll::Pending
     })
@@ -962,10 +1022,9 @@ async fn readable_or_gone(upstream: &Socket, client: &Socket, watch: &Cell<bool>
 /// Runs `work`, and whenever the timer fires asks `look`: it moves the deadline, or ends the work.
 async fn within<T>(
     timer: &mut Timer,
-    work: impl Future<Output = T>,
+    mut work: Pin<&mut impl Future<Output = T>>,
     mut look: impl FnMut(Nanos) -> Result<Nanos, Reason>,
 ) -> Result<T, Reason> {
-    let mut work = pin!(work);
     std::future::poll_fn(|context| {
         loop {
             if let Poll::Ready(result) = work.as_mut().poll(context) {
