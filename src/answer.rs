@@ -7,6 +7,7 @@ use crate::http::head::{Framing, HeadLimits, Method, Parsed, Scratch, Version, p
 use crate::reason::Reason;
 use crate::relay::Outgoing;
 use crate::route::HeaderRules;
+use crate::shard::buffers::HEAD_BYTES_MAX;
 
 /// What was found at the beginning of the received bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub struct Answered {
 /// Room for an answer's head, before it is refused. Origins are trusted further than clients.
 const LIMITS: HeadLimits = HeadLimits {
     uri_bytes_max: 8 * 1024,
-    head_bytes_max: 120 * 1024,
+    head_bytes_max: HEAD_BYTES_MAX,
     fields_max: crate::http::head::FIELDS_MAX,
     lenient_line_ends: false,
 };

@@ -6,6 +6,8 @@ use std::collections::{HashMap, HashSet};
 use crate::balance::RING_SIZE_MAX;
 use crate::http::head::FIELDS_MAX;
 
+use crate::shard::buffers::HEAD_BYTES_MAX;
+
 use super::error::{Finding, Place, Severity, SourceText, clip};
 use super::machine::Machine;
 use super::model::{
@@ -202,7 +204,7 @@ impl Checker<'_> {
             self.error(
                 &format!("{path}.buffer_bytes"),
                 "a buffer has 4KiB to 16MiB",
-                "64KiB is the default",
+                "16KiB is the default",
             );
         }
     }
@@ -288,20 +290,13 @@ impl Checker<'_> {
                 "100 is the default",
             );
         }
-        let buffer = self.config.shards.per_core.iter().filter_map(|core| core.buffer_bytes);
-        let buffer = buffer.chain([self.config.shards.buffer_bytes]).min().unwrap_or(Size(0));
-        if limits.head_bytes_max > buffer {
-            let what = match self.given(&format!("{path}.limits.head_bytes_max")) {
-                true => format!("{path}.limits.head_bytes_max"),
-                false => "shards.buffer_bytes".to_owned(),
-            };
+        // A head that outgrows an ordinary buffer moves to a large one.
+        let most = Size(HEAD_BYTES_MAX as u64);
+        if limits.head_bytes_max > most {
             self.error(
-                &what,
-                format!(
-                    "a head of {} does not fit into a buffer of {buffer}",
-                    limits.head_bytes_max
-                ),
-                "lower limits.head_bytes_max, or raise shards.buffer_bytes",
+                &format!("{path}.limits.head_bytes_max"),
+                format!("a head may have at most {most}"),
+                "60KiB is the default",
             );
         }
         for (field, value) in
