@@ -56,8 +56,10 @@ const DRAIN_GRACE: Duration = Duration::from_secs(1);
 pub async fn run(shard: Rc<Shard>, client: Client) {
     let waker = std::future::poll_fn(|context| Poll::Ready(context.waker().clone())).await;
     let entered = Entered { key: shard.enter(waker), shard: shard.clone() };
+    let now = Nanos::now();
     let mut session = Session {
-        timer: Timer::new(Nanos::now()),
+        timer: Timer::new(now),
+        awake_since: now,
         inbound: Buffer::default(),
         shard: shard.clone(),
         socket: client.socket,
@@ -90,6 +92,8 @@ struct Session {
     socket: Socket,
     info: ClientInfo,
     timer: Timer,
+    /// When it got its task: it is not parked again at once.
+    awake_since: Nanos,
     /// Received from the client and not yet dealt with.
     inbound: Buffer,
 }
@@ -231,7 +235,7 @@ impl Session {
             let due = self.idle_due(&listener);
             self.timer.set(match began {
                 Some(began) => began.after(listener.timeouts.header),
-                None => due.min(self.info.waiting_since + PARK_AFTER),
+                None => due.min(self.info.waiting_since.max(self.awake_since) + PARK_AFTER),
             });
             match self.until_readable(began.is_none()).await {
                 Woken::Readable => {}
@@ -324,8 +328,8 @@ impl Session {
                     status: outcome.status,
                     reason: outcome.reason,
                     upstream,
-                    received: outcome.received,
-                    sent: outcome.sent,
+                    body_received: outcome.body_received,
+                    body_sent: outcome.body_sent,
                     ended: now,
                 },
             );
