@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use crate::balance::RING_SIZE_MAX;
 use crate::http::head::FIELDS_MAX;
 
-use super::error::{Finding, Place, Severity, SourceText, clip};
+use super::error::{FINDINGS_MAX, Finding, Place, Severity, SourceText, clip};
 use super::machine::Machine;
 use super::model::{
     Balance, Config, CpuList, Encoded, Listener, Match, PerCore, Route, ShardCount,
@@ -98,7 +98,7 @@ impl Checker<'_> {
 
     fn say(&mut self, severity: Severity, path: &str, message: String, help: String) {
         let blame = self.root.blame(path);
-        if !blame.pruned {
+        if !blame.pruned && self.findings.len() < FINDINGS_MAX {
             let help = Some(help).filter(|help| !help.is_empty());
             self.findings.push(Finding { severity, message, help, span: blame.value });
         }
@@ -106,6 +106,9 @@ impl Checker<'_> {
 
     /// The line of `path`, for a message about another place.
     fn line(&self, path: &str) -> usize {
+        if self.findings.len() >= FINDINGS_MAX {
+            return 0; // Nobody will read it.
+        }
         let span = self.root.blame(path).value;
         self.sources.get(usize::from(span.source)).map_or(0, |it| Place::new(it, span).line)
     }
@@ -448,7 +451,7 @@ impl Checker<'_> {
             );
         } else if routes.is_empty() && clusters.len() > 1 {
             self.error(
-                "routes",
+                if self.root.find("routes").is_some() { "routes" } else { "clusters" },
                 format!("there are {} clusters, but no routes that choose one", clusters.len()),
                 format!("add routes: [{{cluster: {}}}]", clusters[0].name),
             );
@@ -565,7 +568,7 @@ impl Checker<'_> {
                 "keep one of the two",
             );
         }
-        if route.prefix_rewrite.is_some() && route.matches.path.is_some() {
+        if forwards && route.prefix_rewrite.is_some() && route.matches.path.is_some() {
             self.error(
                 &format!("{path}.prefix_rewrite"),
                 "'prefix_rewrite' needs a prefix, but the route matches one path",
@@ -703,6 +706,10 @@ impl Checker<'_> {
     fn shadowed(&mut self) {
         let mut seen: HashMap<(Vec<HostPattern>, String), Vec<usize>> = HashMap::new();
         for (index, route) in self.config.routes.iter().enumerate() {
+            let pruned = |part: &str| self.root.blame(&format!("routes.{index}.{part}")).pruned;
+            if pruned("match") || pruned("listeners") {
+                continue;
+            }
             let matches = &route.matches;
             let mut hosts: Vec<_> = matches.host.iter().chain(&matches.hosts).cloned().collect();
             hosts.retain(|host| *host != HostPattern::Any);
