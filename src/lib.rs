@@ -6,15 +6,41 @@ pub mod cli;
 
 pub mod config;
 
+pub mod run;
+
+pub mod diagnostics;
+
 pub mod plan;
 
+pub mod accept;
+
+pub mod session;
+
 pub mod http;
+
+pub mod admit;
 
 pub mod route;
 
 pub mod balance;
 
+pub mod upstream;
+
+pub mod relay;
+
+pub mod pace;
+
+pub mod tunnel;
+
+pub mod answer;
+
+pub mod respond;
+
 pub mod reason;
+
+pub mod shard;
+
+pub mod mailbox;
 
 pub mod metrics;
 
@@ -22,6 +48,8 @@ pub mod access_log;
 
 pub mod control;
 
-pub mod time;
-
 pub mod rng;
+
+pub mod net;
+
+pub mod time;

@@ -61,6 +61,8 @@ pub enum Reason {
     DrainTimeout,
     /// Buffers are exhausted: 503.
     OutOfBuffers,
+    /// A chunked body for an endpoint that speaks HTTP/1.0 (RFC 9112, 6.1): 411.
+    LengthRequired,
 }
 
 /// Whose fault a [`Reason`] is; metrics and, later, breakers ask.
@@ -84,7 +86,7 @@ struct Facts {
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Reason; 28] = {
+    pub const ALL: [Reason; 29] = {
         use Reason::*;
         [
             BadHead,
@@ -115,6 +117,7 @@ impl Reason {
             ConnectionLimit,
             DrainTimeout,
             OutOfBuffers,
+            LengthRequired,
         ]
     };
 
@@ -150,6 +153,7 @@ impl Reason {
             ConnectionLimit => (503, "limit-connections", "UO", Ours),
             DrainTimeout => (503, "drain-timeout", "-", Ours),
             OutOfBuffers => (503, "limit-buffers", "UO", Ours),
+            LengthRequired => (411, "length-required", "-", Client),
         };
         Facts { status, name, flag, fault }
     }

@@ -20,27 +20,26 @@ impl LeastRequest {
     #[inline]
     pub fn pick(
         &self,
-        in_flight: &[u32],
+        in_flight: impl Fn(usize) -> u32,
         rng: &mut Rng,
         usable: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        debug_assert_eq!(in_flight.len(), self.sampler.count());
         let first = self.sampler.draw(rng, &usable)?;
         if self.sampler.count() == 1 {
             return Some(first);
         }
         let second = self.sampler.draw(rng, |index| index != first && usable(index));
         Some(match second {
-            Some(second) if self.lighter(second, first, in_flight) => second,
+            Some(second) if self.lighter(second, first, &in_flight) => second,
             _ => first,
         })
     }
 
     /// Whether `one` has less in flight for its weight than `other`.
     #[inline]
-    fn lighter(&self, one: usize, other: usize, in_flight: &[u32]) -> bool {
+    fn lighter(&self, one: usize, other: usize, in_flight: &impl Fn(usize) -> u32) -> bool {
         let scaled =
-            |a: usize, b: usize| u64::from(in_flight[a]) * u64::from(self.sampler.weight(b));
+            |a: usize, b: usize| u64::from(in_flight(a)) * u64::from(self.sampler.weight(b));
         scaled(one, other) < scaled(other, one)
     }
 }
@@ -57,19 +56,20 @@ mod tests {
         let mut rng = Rng::new(1);
         let least = LeastRequest::new([1, 1].into_iter());
         for _ in 0..100 {
-            assert_eq!(least.pick(&[5, 4], &mut rng, |_| true), Some(1));
-            assert_eq!(least.pick(&[0, 1], &mut rng, |_| true), Some(0));
+            assert_eq!(least.pick(|at| [5, 4][at], &mut rng, |_| true), Some(1));
+            assert_eq!(least.pick(|at| [0, 1][at], &mut rng, |_| true), Some(0));
         }
         // Three of a weight of ten are less than one of a weight of one.
         let least = LeastRequest::new([10, 1].into_iter());
-        assert_eq!(least.pick(&[3, 1], &mut rng, |_| true), Some(0));
+        assert_eq!(least.pick(|at| [3, 1][at], &mut rng, |_| true), Some(0));
     }
 
     #[test]
     fn idle_endpoints_share_by_weight() {
         let mut rng = Rng::new(1);
         let least = LeastRequest::new([1, 3].into_iter());
-        let heavy = (0..40_000).filter(|_| least.pick(&[0, 0], &mut rng, |_| true) == Some(1));
+        let heavy =
+            (0..40_000).filter(|_| least.pick(|at| [0, 0][at], &mut rng, |_| true) == Some(1));
         let heavy = heavy.count();
         assert!((29_000..31_000).contains(&heavy), "{heavy}");
     }
@@ -87,7 +87,7 @@ mod tests {
             let least = LeastRequest::new(seats.iter().map(|_| 1));
             let mut rng = Rng::new(seed);
             for _ in 0..50 {
-                let picked = least.pick(&in_flight, &mut rng, usable).unwrap();
+                let picked = least.pick(|at| in_flight[at], &mut rng, usable).unwrap();
                 prop_assert!(picked != 0 && usable(picked));
             }
         }

@@ -138,6 +138,11 @@ mod tests {
             }
         }
 
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+
         /// Few usable endpoints, found by searching, keep their shares too.
         #[test]
         fn usable_endpoints_share_by_weight(seed: u64, weights in prop::collection::vec(1u32..5, 20)) {

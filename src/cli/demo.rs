@@ -1,8 +1,12 @@
 //! `outrigger` without a command: the demo's configuration. Its origins run inside the process;
 //! `run` starts them and passes their addresses.
 
+use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use outrigger_loadgen::origin::{Fail, Options, Origin};
 
 use crate::config::{Config, Errors, Format};
 
@@ -51,8 +55,57 @@ clusters:
     endpoints: [ORIGIN_FAST, ORIGIN_SLOW, ORIGIN_FLAKY]
 ";
 
+/// The demo's three origins; they end with this.
+pub struct Origins {
+    fast: Origin,
+    slow: Origin,
+    flaky: Origin,
+}
+
+impl Origins {
+    /// Starts them on free ports of 127.0.0.1.
+    ///
+    /// # Errors
+    /// Where no socket or no thread can be had.
+    pub fn start() -> io::Result<Origins> {
+        let start = |greeting: &str, delay, fail| {
+            let greeting = Some(format!("Hello from the {greeting} origin.\n"));
+            Origin::start(Options { greeting, delay, fail, ..Options::default() })
+        };
+        Ok(Origins {
+            fast: start("fast", Duration::ZERO, None)?,
+            slow: start("slow", Duration::from_millis(200), None)?,
+            flaky: start("flaky", Duration::ZERO, Some(Fail { percent: 20.0, status: 500 }))?,
+        })
+    }
+
+    /// The proxy's configuration for them.
+    pub fn config(&self) -> Result<Config, Errors> {
+        config(self.fast.address(), self.slow.address(), self.flaky.address())
+    }
+
+    /// What to try.
+    pub fn hints(&self) -> String {
+        format!(
+            "\
+Outrigger's demo: http://{ADDRESS}, in front of three origins in this process. Try:
+  curl -i http://{ADDRESS}/          the fast origin
+  curl -i http://{ADDRESS}/slow      one that takes 200 ms
+  curl -i http://{ADDRESS}/flaky     one that fails now and then
+  curl -i http://{ADDRESS}/all       one of the three, by least_request
+  curl -i http://{ADDRESS}/split     fast and slow, 9 to 1
+  curl -i http://{ADDRESS}/hello     an answer of the proxy itself
+  curl -s http://127.0.0.1:9901/metrics
+  wrk -c 64 -d 5 http://{ADDRESS}/b/100
+The configuration: outrigger print-config --help; a file of yours: outrigger run -c FILE.
+Ctrl-C ends it.
+"
+        )
+    }
+}
+
 /// The demo's configuration for origins at these addresses.
-pub fn config(fast: SocketAddr, slow: SocketAddr, flaky: SocketAddr) -> Result<Config, Errors> {
+fn config(fast: SocketAddr, slow: SocketAddr, flaky: SocketAddr) -> Result<Config, Errors> {
     let text = CONFIG
         .replace("ORIGIN_FAST", &fast.to_string())
         .replace("ORIGIN_SLOW", &slow.to_string())

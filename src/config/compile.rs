@@ -14,7 +14,8 @@ use crate::http::head::HeadLimits;
 use crate::http::path::{Encoded as Coding, Fragment as Rest, PathPolicy};
 use crate::plan::{self, Plan};
 use crate::route::{
-    self, Action, FieldMatch, HeaderRules, HostMatch, Matcher, PathMatch, Router, ValueMatch,
+    self, Action, FieldMatch, Forward, HeaderRules, HostMatch, Matcher, PathMatch, RedirectPath,
+    Router, Split, ValueMatch,
 };
 
 use super::model::{
@@ -319,42 +320,52 @@ fn route(route: &Route, clusters: &HashMap<String, usize>) -> route::Route {
         },
         preserve_path: route.preserve_path,
         body_bytes_max: route.body_bytes_max.map(|limit| limit.0),
+        prefix_bytes: 0,
     }
 }
 
 fn action(route: &Route, clusters: &HashMap<String, usize>) -> Action {
     if let Some(Redirect { status, scheme, host, path, prefix_rewrite }) = &route.redirect {
-        return Action::Redirect {
+        let (host, port) = host.as_ref().map_or((None, None), |it| split_port(&it.0));
+        let whole = path.as_ref().map(|it| RedirectPath::Whole(it.0.clone()));
+        return Action::Redirect(route::Redirect {
             status: *status,
             scheme: scheme.map(|scheme| match scheme {
                 Scheme::Http => "http".to_owned(),
                 Scheme::Https => "https".to_owned(),
             }),
-            host: host.as_ref().map(|it| it.0.clone()),
-            path: path.as_ref().map(|it| it.0.clone()),
-            prefix_rewrite: prefix_rewrite.as_ref().map(|it| it.0.clone()),
-        };
+            host,
+            port,
+            path: whole
+                .or_else(|| prefix_rewrite.as_ref().map(|it| RedirectPath::Prefix(it.0.clone()))),
+            strip_query: false,
+        });
     }
     if let Some(Respond { status, content_type, body }) = &route.respond {
-        let body = bytes::Bytes::copy_from_slice(body.as_bytes());
-        return Action::Respond { status: *status, content_type: content_type.0.clone(), body };
+        return Action::Respond(route::Respond {
+            status: *status,
+            content_type: (!body.is_empty()).then(|| content_type.0.clone()),
+            body: bytes::Bytes::copy_from_slice(body.as_bytes()),
+        });
     }
-    let mut sum = 0;
     let parts = route.cluster.iter().map(|name| (name, 1));
     let parts = parts.chain(route.clusters.iter().map(|part| (&part.name, part.weight)));
-    let clusters = parts
-        .filter(|(_, weight)| *weight > 0)
-        .filter_map(|(name, weight)| {
-            let cluster = *clusters.get(&name.0)?;
-            sum += weight;
-            Some((cluster, sum))
-        })
-        .collect();
-    Action::Forward {
-        clusters,
+    let parts = parts.filter_map(|(name, weight)| Some((*clusters.get(&name.0)?, weight)));
+    Action::Forward(Forward {
+        clusters: Split::new(parts).expect("the check finds routes without a cluster"),
         prefix_rewrite: route.prefix_rewrite.as_ref().map(|it| it.0.clone()),
         host_rewrite: route.host_rewrite.as_ref().map(|it| it.0.clone()),
+    })
+}
+
+/// `host:port`, `[::1]:port` or a host alone.
+fn split_port(authority: &str) -> (Option<String>, Option<u16>) {
+    if let Some((host, port)) = authority.rsplit_once(':')
+        && let Ok(port) = port.parse()
+    {
+        return (Some(host.to_owned()), Some(port));
     }
+    (Some(authority.to_owned()), None)
 }
 
 fn rules(changes: &HeaderChanges) -> HeaderRules {

@@ -35,6 +35,11 @@ pub struct Overrides {
 }
 
 impl Source {
+    /// Whether there is anything to read again.
+    pub fn is_some(&self) -> bool {
+        self.file.is_some() || self.yaml.is_some()
+    }
+
     /// One file, and nothing else.
     pub fn file(path: impl Into<PathBuf>) -> Source {
         Source { file: Some(path.into()), ..Source::default() }

@@ -172,13 +172,15 @@ impl Forwarding {
     }
 
     /// Appends our lines, each with its CRLF. `fields` are the received ones, `client` is what
-    /// [`Forwarding::client`] made of them.
+    /// [`Forwarding::client`] made of them. A field of which `ruled` says so is left to the route's
+    /// header rules.
     pub fn write(
         &self,
         client: &Client,
         arrival: &Arrival<'_>,
         fields: &Fields<'_, '_>,
         ids: &mut RequestIds,
+        ruled: impl Fn(&[u8]) -> bool,
         out: &mut Vec<u8>,
     ) -> Written {
         let mut written = Written::default();
@@ -189,7 +191,7 @@ impl Forwarding {
             }
             _ => None,
         };
-        if ours(self.for_) {
+        if ours(self.for_) && !ruled(b"x-forwarded-for") {
             out.extend_from_slice(b"X-Forwarded-For: ");
             let start = out.len();
             if self.for_ == Treatment::Append && client.trusted_peer {
@@ -204,13 +206,13 @@ impl Forwarding {
             written.forwarded_for = start..out.len();
             out.extend_from_slice(b"\r\n");
         }
-        if ours(self.proto) {
+        if ours(self.proto) && !ruled(b"x-forwarded-proto") {
             out.extend_from_slice(b"X-Forwarded-Proto: ");
             let scheme: &[u8] = if arrival.tls { b"https" } else { b"http" };
             out.extend_from_slice(kept(self.proto, FieldKind::XForwardedProto).unwrap_or(scheme));
             out.extend_from_slice(b"\r\n");
         }
-        if ours(self.host) {
+        if ours(self.host) && !ruled(b"x-forwarded-host") {
             let host = kept(self.host, FieldKind::XForwardedHost).unwrap_or(arrival.host);
             if !host.is_empty() {
                 out.extend_from_slice(b"X-Forwarded-Host: ");
@@ -218,7 +220,7 @@ impl Forwarding {
                 out.extend_from_slice(b"\r\n");
             }
         }
-        if ours(self.request_id) {
+        if ours(self.request_id) && !ruled(b"x-request-id") {
             out.extend_from_slice(b"X-Request-Id: ");
             let start = out.len();
             match kept(self.request_id, FieldKind::XRequestId) {
@@ -228,7 +230,9 @@ impl Forwarding {
             written.request_id = start..out.len();
             out.extend_from_slice(b"\r\n");
         }
-        self.write_via(arrival.version, out);
+        if !ruled(b"via") {
+            self.write_via(arrival.version, out);
+        }
         written
     }
 
@@ -420,7 +424,14 @@ mod tests {
         };
         let written = with_fields(received, |fields| {
             let client = forwarding.client(arrival.peer, fields);
-            forwarding.write(&client, &arrival, fields, &mut RequestIds::new(1), &mut out)
+            forwarding.write(
+                &client,
+                &arrival,
+                fields,
+                &mut RequestIds::new(1),
+                |_| false,
+                &mut out,
+            )
         });
         for range in [&written.forwarded_for, &written.request_id] {
             assert!(
@@ -615,11 +626,42 @@ mod tests {
                 &arrival,
                 fields,
                 &mut RequestIds::new(1),
+                |_| false,
                 &mut out,
             )
         });
         let text = String::from_utf8(out).unwrap();
         assert!(text.contains("X-Forwarded-Proto: https\r\n") && !text.contains("-Host"), "{text}");
+    }
+
+    #[test]
+    fn rules_go_before() {
+        let arrival = Arrival {
+            peer: [127, 0, 0, 1].into(),
+            tls: true,
+            host: b"a",
+            version: Version::Http11,
+        };
+        let client = Client { address: arrival.peer, trusted_peer: false };
+        let forwarding = Forwarding { via: Some("edge".into()), ..Forwarding::default() };
+        for ruled in
+            ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-request-id", "via"]
+        {
+            let mut out = Vec::new();
+            with_fields("", |fields| {
+                let ids = &mut RequestIds::new(1);
+                forwarding.write(
+                    &client,
+                    &arrival,
+                    fields,
+                    ids,
+                    |name| name == ruled.as_bytes(),
+                    &mut out,
+                )
+            });
+            let text = String::from_utf8(out).unwrap().to_ascii_lowercase();
+            assert!(!text.contains(ruled) && text.matches("\r\n").count() == 4, "{text}");
+        }
     }
 
     #[test]

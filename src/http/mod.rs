@@ -3,8 +3,14 @@
 
 pub mod head;
 
+pub mod field;
+
+pub mod target;
+
 pub mod path;
 
 pub mod forwarded;
 
 pub mod body;
+
+pub mod encode;

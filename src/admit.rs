@@ -1,0 +1,512 @@
+//! A request's head to what is done with it: refused, answered here, or forwarded, and how. Called
+//! by `session` with the bytes that have arrived; touches no socket.
+//!
+//! ```text
+//! parse -> client -> normalise -> Max-Forwards -> route -> limits -> write the outgoing head
+//! ```
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::accept::ClientInfo;
+use crate::access_log::Record;
+use crate::http::encode::{self, KindSet, Persistence, RequestEdits};
+use crate::http::forwarded::{self, Arrival, MaxForwards};
+use crate::http::head::{
+    FieldKind, Framing, Method, Parsed, RequestHead, Scratch, Target, Version, parse_request,
+};
+use crate::http::path::{self, Fragment, Normal};
+use crate::plan::Listener;
+use crate::reason::Reason;
+use crate::respond::{self, Own};
+use crate::route::{self, Asked, HeaderRules, RequestView, Route, RouteTimeouts};
+use crate::shard::Shard;
+use crate::shard::buffers::Buffer;
+use crate::shard::plan::ShardPlan;
+use crate::time::Nanos;
+use crate::upstream::Endpoint;
+
+/// What the bytes so far are.
+pub enum Admission {
+    /// A request that is served.
+    Order(Order),
+    /// A head that is refused, and its connection with it.
+    Refused(Reason),
+    /// Not yet a whole head.
+    Partial,
+}
+
+/// A request, as far as its head tells: everything that serving it needs. The bytes that it was
+/// parsed from may go.
+pub struct Order {
+    /// The plan that it keeps to its end.
+    pub plan: Rc<ShardPlan>,
+    /// The listener that it came in by.
+    pub listener: Arc<Listener>,
+    /// What is done with it.
+    pub action: Action,
+    /// The outgoing head; or the whole answer, where that is ours.
+    pub out: Buffer,
+    /// Its method.
+    pub method: Method,
+    /// The client's version.
+    pub version: Version,
+    /// How its body arrives.
+    pub framing: Framing,
+    /// Most bytes that its body may have.
+    pub body_bytes_max: u64,
+    /// The client would send another request on its connection.
+    pub keep_alive: bool,
+    /// The outgoing head asks for an upgrade.
+    pub upgrade: bool,
+    /// Bytes of its head.
+    pub head_bytes: usize,
+    /// When its first byte was there.
+    pub began: Nanos,
+    /// Why we answer ourselves.
+    pub reason: Option<Reason>,
+    /// The endpoint that was chosen.
+    pub endpoint: Option<Rc<Endpoint>>,
+    /// What the access log will say of it.
+    pub log: Option<LogLine>,
+    route: Option<usize>,
+}
+
+/// What is done with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Sent to an endpoint of this cluster.
+    Forward {
+        /// Its place in the plan.
+        cluster: usize,
+        /// For balancers that hash.
+        hash: Option<u64>,
+    },
+    /// Answered here, with this status.
+    Own {
+        /// The status.
+        status: u16,
+    },
+}
+
+impl Order {
+    /// The route's limits.
+    pub fn timeouts(&self) -> &RouteTimeouts {
+        &self.routed().timeouts
+    }
+
+    /// The route's rules for the answer's fields.
+    pub fn response_rules(&self) -> &HeaderRules {
+        &self.routed().response_headers
+    }
+
+    fn routed(&self) -> &Route {
+        let route = self.route.expect("only routed requests are forwarded");
+        &self.plan.shared().router.routes()[route]
+    }
+}
+
+/// Looks for a head in `bytes` and decides what becomes of the request.
+pub fn admit(
+    shard: &Shard,
+    plan: Rc<ShardPlan>,
+    info: &ClientInfo,
+    bytes: &[u8],
+    began: Nanos,
+) -> Admission {
+    let shared = plan.shared().clone();
+    let listener = &shared.listeners[info.slot.listener.index];
+    let mut scratch = Scratch::new();
+    let head = match parse_request(bytes, &listener.head, &mut scratch) {
+        Ok(Parsed::Complete(head)) => head,
+        Ok(Parsed::Partial) => return Admission::Partial,
+        Err(reason) => return Admission::Refused(reason),
+    };
+    let mut order = Order {
+        listener: listener.clone(),
+        action: Action::Own { status: 0 },
+        out: shard.buffers.take(),
+        method: head.method,
+        version: head.version,
+        framing: head.framing,
+        body_bytes_max: listener.body_bytes_max,
+        keep_alive: head.keep_alive,
+        upgrade: false,
+        head_bytes: head.len,
+        began,
+        reason: None,
+        endpoint: None,
+        log: None,
+        route: None,
+        plan,
+    };
+    if listener.access_log.is_some() {
+        order.log = Some(LogLine::begin(shard, &head));
+    }
+    if let Err(reason) = decide(shard, info, bytes, &head, &mut order) {
+        order.own(shard, reason);
+    }
+    Admission::Order(order)
+}
+
+/// Decides, and writes the outgoing head. An error becomes our own answer.
+fn decide(
+    shard: &Shard,
+    info: &ClientInfo,
+    bytes: &[u8],
+    head: &RequestHead<'_, '_>,
+    order: &mut Order,
+) -> Result<(), Reason> {
+    let listener = order.listener.clone();
+    let plan = order.plan.shared().clone();
+    if head.method == Method::Connect {
+        return Err(Reason::ConnectRefused);
+    }
+    let peer = info.peer.ip();
+    let client = listener.forwarding.client(peer, &head.fields);
+    if let Some(log) = &mut order.log {
+        log.client = client.address;
+    }
+    let mut normalised = shard.buffers.take();
+    let raw_path = head.target.path().unwrap_or(b"/");
+    let path = if head.fragment && !(listener.path.fragment == Fragment::Strip) {
+        Err(Reason::BadPath)
+    } else {
+        path::normalise(raw_path, &listener.path, normalised.writer())
+    };
+    let result = path.and_then(|path| {
+        let path = match path {
+            Normal::Same(path) => path,
+            Normal::Written => normalised.filled(),
+        };
+        let view = RequestView {
+            method: head.method_bytes,
+            host: head.host,
+            path,
+            query: head.target.query(),
+            fields: &head.fields,
+            listener: info.slot.listener.index,
+        };
+        let max_forwards = match forwarded::max_forwards(head.method, &head.fields) {
+            MaxForwards::Absent => None,
+            MaxForwards::Forward(left) => Some(left),
+            MaxForwards::Answer => return Err(Reason::MaxForwards),
+            MaxForwards::Bad => return Err(Reason::BadHead),
+        };
+        let found = plan.router.find(&view).ok_or(Reason::NoRoute)?;
+        order.route = Some(found);
+        let route = &plan.router.routes()[found];
+        order.body_bytes_max = route.body_bytes_max.unwrap_or(listener.body_bytes_max);
+        if let Framing::Length(length) = head.framing
+            && length > order.body_bytes_max
+        {
+            return Err(Reason::BodyTooLarge);
+        }
+        let route::Action::Forward(forward) = &route.action else {
+            order.own_of_route(shard, route, &view);
+            return Ok(());
+        };
+        let cluster = forward.clusters.pick(shard.rng.borrow_mut().bits() as u32);
+        let policy = &plan.clusters[cluster].balance;
+        order.action = Action::Forward { cluster, hash: policy.hash(&head.fields, client.address) };
+        let upgrade = head.upgrade.filter(|_| head.framing == Framing::None);
+        order.upgrade = upgrade.is_some();
+        let mut rewritten = shard.buffers.take();
+        let target = match (&head.target, &forward.prefix_rewrite) {
+            (Target::Asterisk, _) => b"*",
+            (_, Some(_)) => {
+                forward.write_path(route.prefix_bytes, path, rewritten.writer());
+                rewritten.filled()
+            }
+            (_, None) if route.preserve_path => raw_path,
+            (_, None) => path,
+        };
+        let mut dropped = KindSet::default();
+        for kind in FORWARDED {
+            if listener.forwarding.drops(kind, &client) {
+                dropped = dropped.with(kind);
+            }
+        }
+        if max_forwards.is_some() {
+            dropped = dropped.with(FieldKind::MaxForwards);
+        }
+        if !head.expect_continue {
+            // Nobody waits for it: an HTTP/1.0 client, or an expectation that we do not know.
+            dropped = dropped.with(FieldKind::Expect);
+        }
+        let edits = RequestEdits {
+            path: target,
+            query: head.target.query(),
+            host: forward.host_rewrite.as_deref().map_or(head.host, str::as_bytes),
+            framing: head.framing,
+            upgrade,
+            dropped,
+            rules: &route.request_headers,
+        };
+        let arrival = Arrival { peer, tls: false, host: head.host, version: head.version };
+        let mut written = forwarded::Written::default();
+        let rules = &route.request_headers;
+        let add = |out: &mut Vec<u8>| {
+            let ids = &mut shard.request_ids.borrow_mut();
+            let ruled = |name: &[u8]| !rules.is_empty() && rules.drops(name);
+            let forwarding = &listener.forwarding;
+            written = forwarding.write(&client, &arrival, &head.fields, ids, ruled, out);
+            if let Some(left) = max_forwards {
+                let mut digits = itoa::Buffer::new();
+                encode::line(b"Max-Forwards", digits.format(left).as_bytes(), out);
+            }
+        };
+        encode::request(bytes, head, &edits, add, order.out.writer());
+        if let Some(log) = &mut order.log {
+            log.forwarded(order.out.filled(), &written);
+        }
+        shard.buffers.give_back(rewritten);
+        Ok(())
+    });
+    shard.buffers.give_back(normalised);
+    result
+}
+
+/// The kinds that a listener's rules for forwarded fields may drop.
+const FORWARDED: [FieldKind; 5] = [
+    FieldKind::XForwardedFor,
+    FieldKind::XForwardedProto,
+    FieldKind::XForwardedHost,
+    FieldKind::XRequestId,
+    FieldKind::Forwarded,
+];
+
+impl Order {
+    /// Makes an answer of our own of a refusal.
+    fn own(&mut self, shard: &Shard, reason: Reason) {
+        self.reason = Some(reason);
+        self.action = Action::Own { status: reason.status() };
+        // What was half written for the origin.
+        self.out.clear();
+        let stays = self.keep_alive && self.body_is_short() && !shard.is_draining();
+        self.keep_alive = stays;
+        let persistence = Persistence::of(self.version, stays);
+        let date = shard.date.get(self.began);
+        let head_only = self.method == Method::Head;
+        let reason = match (reason, self.method) {
+            // RFC 9110, 7.6.2: the last recipient of OPTIONS answers it; we do not echo TRACE.
+            (Reason::MaxForwards, Method::Trace) => Reason::ConnectRefused,
+            (reason, _) => reason,
+        };
+        self.action = Action::Own { status: reason.status() };
+        let out = self.out.writer();
+        respond::refusal(reason, &self.listener, persistence, head_only, &date, out);
+    }
+
+    /// Makes an answer of what the route says itself.
+    fn own_of_route(&mut self, shard: &Shard, route: &Route, view: &RequestView<'_>) {
+        let stays = self.keep_alive && self.body_is_short() && !shard.is_draining();
+        self.keep_alive = stays;
+        let date = shard.date.get(self.began);
+        let mut own = Own {
+            status: 200,
+            persistence: Persistence::of(self.version, stays),
+            date: &date,
+            reason: None,
+            content_type: b"text/plain",
+            body: b"",
+            head_only: self.method == Method::Head,
+        };
+        let mut location = shard.buffers.take();
+        match &route.action {
+            route::Action::Redirect(redirect) => {
+                own.status = redirect.status;
+                let asked = Asked {
+                    https: false,
+                    host: view.host,
+                    path: view.path,
+                    query: view.query,
+                    prefix_bytes: route.prefix_bytes,
+                };
+                redirect.write_location(&asked, location.writer());
+            }
+            route::Action::Respond(respond) => {
+                own.status = respond.status;
+                own.content_type = respond.content_type.as_deref().unwrap_or("").as_bytes();
+                own.body = &respond.body;
+            }
+            route::Action::Forward(_) => {}
+        }
+        let status = own.status;
+        let add = |out: &mut Vec<u8>| {
+            if !location.is_empty() {
+                encode::line(b"Location", location.filled(), out);
+            }
+            route.response_headers.write(out);
+        };
+        own.write(add, self.out.writer());
+        shard.buffers.give_back(location);
+        self.action = Action::Own { status };
+    }
+
+    /// Whether the request has no body that would have to be read before the next request.
+    fn body_is_short(&self) -> bool {
+        matches!(self.framing, Framing::None | Framing::Length(0))
+    }
+}
+
+/// What the access log says of a request, kept until it has ended: the bytes of the head may be
+/// gone by then.
+pub struct LogLine {
+    text: Buffer,
+    method: Range<usize>,
+    target: Range<usize>,
+    fields: [Option<Range<usize>>; 5],
+    client: std::net::IpAddr,
+    start: SystemTime,
+}
+
+/// The places in [`LogLine::fields`].
+const LOGGED: [Option<FieldKind>; 5] =
+    [None, Some(FieldKind::UserAgent), Some(FieldKind::Referer), None, None];
+const HOST: usize = 0;
+const USER_AGENT: usize = 1;
+const REFERER: usize = 2;
+const REQUEST_ID: usize = 3;
+const FORWARDED_FOR: usize = 4;
+
+/// How an exchange ended.
+pub struct Ending {
+    /// The status that was sent.
+    pub status: u16,
+    /// Why it was not the origin's, if it was not.
+    pub reason: Option<Reason>,
+    /// The endpoint that was asked.
+    pub upstream: Option<SocketAddr>,
+    /// Body bytes received.
+    pub received: u64,
+    /// Bytes sent.
+    pub sent: u64,
+    /// When it ended.
+    pub ended: Nanos,
+}
+
+impl LogLine {
+    /// Copies what the log wants of a head.
+    fn begin(shard: &Shard, head: &RequestHead<'_, '_>) -> LogLine {
+        let mut text = shard.buffers.take();
+        let out = text.writer();
+        let mut put = |bytes: &[u8]| {
+            let start = out.len();
+            out.extend_from_slice(bytes);
+            start..out.len()
+        };
+        let method = put(head.method_bytes);
+        let mut target = put(head.target.path().unwrap_or(b"*"));
+        if let Some(query) = head.target.query() {
+            target.end = put(b"?").end;
+            target.end = put(query).end;
+        }
+        let mut fields = [const { None }; 5];
+        fields[HOST] = Some(put(head.host));
+        for (place, kind) in LOGGED.iter().enumerate() {
+            if let Some(value) = kind.and_then(|kind| head.fields.first(kind)) {
+                fields[place] = Some(put(value));
+            }
+        }
+        let client = std::net::Ipv4Addr::UNSPECIFIED.into();
+        LogLine { text, method, target, fields, client, start: SystemTime::now() }
+    }
+
+    /// Copies what was written for the origin.
+    fn forwarded(&mut self, out: &[u8], written: &forwarded::Written) {
+        let text = self.text.writer();
+        for (place, range) in
+            [(REQUEST_ID, &written.request_id), (FORWARDED_FOR, &written.forwarded_for)]
+        {
+            if !range.is_empty() {
+                let start = text.len();
+                text.extend_from_slice(&out[range.clone()]);
+                self.fields[place] = Some(start..text.len());
+            }
+        }
+    }
+
+    /// Writes the line.
+    pub fn finish(self, shard: &Shard, order: &Order, ending: &Ending) {
+        let text = self.text.filled();
+        let field = |place: usize| self.fields[place].clone().map(|range| &text[range]);
+        let plan = order.plan.shared();
+        let cluster = match order.action {
+            Action::Forward { cluster, .. } => Some(plan.clusters[cluster].name.as_str()),
+            Action::Own { .. } => None,
+        };
+        let record = Record {
+            start: self.start,
+            client: self.client,
+            method: &text[self.method.clone()],
+            target: &text[self.target.clone()],
+            protocol: protocol(order.version),
+            status: ending.status,
+            reason: ending.reason,
+            body_bytes_received: ending.received,
+            body_bytes_sent: ending.sent,
+            duration_ns: ending.ended.since(order.began).as_nanos() as u64,
+            upstream_duration_ns: None,
+            host: field(HOST),
+            user_agent: field(USER_AGENT),
+            referer: field(REFERER),
+            request_id: field(REQUEST_ID),
+            forwarded_for: field(FORWARDED_FOR),
+            upstream: ending.upstream,
+            attempts: 1,
+            listener: &order.listener.name,
+            route: order.route.map(|route| plan.router.routes()[route].name.as_str()),
+            cluster,
+        };
+        shard.log(&order.listener, &record);
+        shard.buffers.give_back(self.text);
+    }
+}
+
+/// Logs a head that could not be made sense of.
+pub fn log_refused(
+    shard: &Shard,
+    listener: &Listener,
+    info: &ClientInfo,
+    reason: Reason,
+    began: Nanos,
+) {
+    if listener.access_log.is_none() {
+        return;
+    }
+    let record = Record {
+        start: SystemTime::now(),
+        client: info.peer.ip().to_canonical(),
+        method: b"-",
+        target: b"-",
+        protocol: protocol(Version::Http11),
+        status: reason.status(),
+        reason: Some(reason),
+        body_bytes_received: 0,
+        body_bytes_sent: 0,
+        duration_ns: Nanos::now().since(began).as_nanos() as u64,
+        upstream_duration_ns: None,
+        host: None,
+        user_agent: None,
+        referer: None,
+        request_id: None,
+        forwarded_for: None,
+        upstream: None,
+        attempts: 0,
+        listener: &listener.name,
+        route: None,
+        cluster: None,
+    };
+    shard.log(listener, &record);
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::Http10 => "HTTP/1.0",
+        Version::Http11 => "HTTP/1.1",
+    }
+}

@@ -1,0 +1,118 @@
+//! The head of an origin's answer: what it means for both connections, and how it is handed on.
+//! Pure; `session` reads the bytes and sends what is written here.
+
+use crate::admit::Order;
+use crate::http::encode::{self, AnswerEdits, KindSet, Persistence};
+use crate::http::head::{Framing, HeadLimits, Method, Parsed, Scratch, Version, parse_answer};
+use crate::reason::Reason;
+use crate::relay::Outgoing;
+use crate::route::HeaderRules;
+
+/// What was found at the beginning of the received bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// Not yet a whole head.
+    Partial,
+    /// A 1xx of so many bytes; what the client should see of it was written.
+    Interim(usize),
+    /// The answer. Its head was written.
+    Final(Answered),
+}
+
+/// An answer whose head was read and written anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answered {
+    /// Its status.
+    pub status: u16,
+    /// How its body arrives.
+    pub framing: Framing,
+    /// How its body leaves.
+    pub outgoing: Outgoing,
+    /// What the client was told of its connection.
+    pub persistence: Persistence,
+    /// The origin's connection can be used again behind it.
+    pub reusable: bool,
+    /// The origin answered in HTTP/1.0.
+    pub http10: bool,
+    /// Bytes of the head.
+    pub head_bytes: usize,
+}
+
+/// Room for an answer's head, before it is refused. Origins are trusted further than clients.
+const LIMITS: HeadLimits = HeadLimits {
+    uri_bytes_max: 8 * 1024,
+    head_bytes_max: 120 * 1024,
+    fields_max: crate::http::head::FIELDS_MAX,
+    lenient_line_ends: false,
+};
+
+/// Looks for a head in `bytes`, and writes it to `reply` as it leaves. `stays` says whether the
+/// client's connection may stay open behind it.
+///
+/// # Errors
+/// [`Reason::BadAnswer`] for a head that breaks RFC 9112, or an upgrade that nobody asked for.
+pub fn take(
+    bytes: &[u8],
+    order: &Order,
+    rules: &HeaderRules,
+    stays: bool,
+    date: &[u8],
+    reply: &mut Vec<u8>,
+) -> Result<Taken, Reason> {
+    let mut scratch = Scratch::new();
+    let parsed = parse_answer(bytes, &LIMITS, order.method, &mut scratch);
+    let head = match parsed.map_err(|_| Reason::BadAnswer)? {
+        Parsed::Complete(head) => head,
+        Parsed::Partial => return Ok(Taken::Partial),
+    };
+    let switches = head.status == 101;
+    if switches && !order.upgrade {
+        return Err(Reason::BadAnswer);
+    }
+    let interim = head.status < 200 && !switches;
+    if interim && order.version == Version::Http10 {
+        return Ok(Taken::Interim(head.len)); // RFC 9110, 15.2: never to an HTTP/1.0 client.
+    }
+    let (framing, outgoing) = match (head.framing, order.version) {
+        (Framing::None, _) => (Framing::None, Outgoing::Identity),
+        (Framing::Length(length), _) => (Framing::Length(length), Outgoing::Identity),
+        (Framing::Chunked | Framing::UntilClose, Version::Http11) => {
+            (Framing::Chunked, Outgoing::Chunked)
+        }
+        (Framing::Chunked | Framing::UntilClose, Version::Http10) => {
+            (Framing::UntilClose, Outgoing::Identity)
+        }
+    };
+    let persistence = match () {
+        () if switches => Persistence::Upgrade,
+        () if interim => Persistence::Implied,
+        () => Persistence::of(order.version, stays && framing != Framing::UntilClose),
+    };
+    // A length without a body is stated where it tells what a GET would bring.
+    let states_length = head.framing == Framing::None
+        && (order.method == Method::Head || head.status == 304)
+        && head.status >= 200
+        && head.status != 204;
+    let no_rules = HeaderRules::default();
+    let edits = AnswerEdits {
+        framing,
+        stated_length: head.content_length.filter(|_| states_length),
+        persistence,
+        dropped: KindSet::default(),
+        rules: if interim { &no_rules } else { rules },
+        date,
+    };
+    encode::answer(bytes, &head, &edits, |_| {}, reply);
+    if interim {
+        return Ok(Taken::Interim(head.len));
+    }
+    Ok(Taken::Final(Answered {
+        status: head.status,
+        framing: head.framing,
+        outgoing,
+        persistence,
+        reusable: head.keep_alive && head.framing != Framing::UntilClose && !switches,
+        http10: head.version == Version::Http10,
+        head_bytes: head.len,
+    }))
+}

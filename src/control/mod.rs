@@ -1,0 +1,476 @@
+//! The control thread: everything slow. Resolves names, makes plans and sends them to the shards,
+//! reloads, serves the admin pages, keeps the time of an orderly end.
+//!
+//! `main` calls [`run`] once the shards' threads run, and gets back how to exit. It touches no
+//! request: a stall here delays a reload, never an answer.
+//!
+//! ```text
+//! signals ----------\                    /--> ToShard::{Plan, Drain, StopNow}
+//! shards' messages --+--> one loop -----+---> access log: reopen
+//! look-ups, reloads -/                   \--> Status, which the admin pages read
+//! ```
+
+pub mod admin;
+
+pub mod dns;
+
+mod inbox;
+
+mod rollout;
+
+mod shutdown;
+
+mod signals;
+
+mod status;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::access_log::{self, AccessLogs};
+use crate::config::{self, Config};
+use crate::mailbox::{Inbox, Sender};
+use crate::metrics::ShardCounters;
+use crate::shard::message::{FromShard, ToShard};
+
+use dns::{Answers, DnsOptions, LookUps};
+use inbox::AsyncInbox;
+use rollout::Rollout;
+use shutdown::{Order, Shutdown, ShutdownSettings};
+use signals::Signal;
+use status::Shared;
+
+/// Messages that may wait for one shard; more are kept here and tried again.
+pub const TO_SHARD_CAPACITY: usize = 16;
+
+/// Messages that may wait for the control thread, from each shard.
+pub const FROM_SHARD_CAPACITY: usize = 64;
+
+/// How soon a message that found a shard's queue full is tried again.
+const RETRY_SEND_AFTER: Duration = Duration::from_millis(20);
+
+/// One shard, as the control thread holds it.
+#[derive(Debug)]
+pub struct ShardHandle {
+    /// Its number, from 0, without gaps.
+    pub id: usize,
+    /// How to reach it.
+    pub sender: Sender<ToShard>,
+    /// What it counts.
+    pub counters: Arc<ShardCounters>,
+}
+
+/// Changes the level of the process's own log, by the directives of `log.level`.
+pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), String>>;
+
+/// What the control thread is made of.
+pub struct ControlOptions {
+    /// Checked; what the shards' threads were started by.
+    pub config: Config,
+    /// Where it was read from, and is read again; `None` if there is nothing to reload.
+    pub source: Option<config::Source>,
+    /// In the order of their numbers.
+    pub shards: Vec<ShardHandle>,
+    /// Where the shards answer.
+    pub inbox: Inbox<FromShard>,
+    /// From [`admin::bind`]; `None` serves no admin pages.
+    pub admin: Option<std::net::TcpListener>,
+    /// Stopped by the control thread when the shards have ended.
+    pub access_logs: AccessLogs,
+    /// Called after a reload.
+    pub set_log_level: Option<SetLogLevel>,
+    /// How names are resolved.
+    pub dns: DnsOptions,
+}
+
+/// How the process should end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exit {
+    /// The exit status.
+    pub code: u8,
+    /// Every shard has said that it is done, so their threads can be joined. Otherwise do not
+    /// wait for them.
+    pub drained: bool,
+}
+
+/// Runs the control thread on the calling one, until the process is to end.
+///
+/// # Errors
+/// Where the runtime, the signal handlers or the eventfd cannot be set up.
+pub fn run(options: ControlOptions) -> std::io::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let exit = runtime.block_on(async {
+        let signals = signals::listen()?;
+        serve(options, signals).await
+    });
+    // A look-up or a file that hangs does not hold up the end.
+    runtime.shutdown_background();
+    exit
+}
+
+/// The loop, with signals from wherever.
+async fn serve(
+    options: ControlOptions,
+    mut signals: mpsc::Receiver<Signal>,
+) -> std::io::Result<Exit> {
+    let ControlOptions { inbox, admin, .. } = options;
+    let mut inbox = AsyncInbox::new(inbox)?;
+    let counters = options.shards.iter().map(|shard| shard.counters.clone()).collect();
+    let shared = Shared::new(counters, options.access_logs.lines_lost());
+    if let Some(listener) = admin {
+        tokio::spawn(admin::serve(listener, shared.clone())?);
+    }
+    let mut control = Control {
+        config: Arc::new(options.config),
+        source: options.source,
+        rollout: Rollout::new(options.shards.len()),
+        shutdown: Shutdown::new(options.shards.len()),
+        shards: options.shards.into_iter().map(Outbox::new).collect(),
+        access_logs: options.access_logs,
+        set_log_level: options.set_log_level,
+        dns: options.dns,
+        answers: Answers::default(),
+        generation: 0,
+        job: None,
+        reload_wanted: false,
+        refresh_at: None,
+        shared,
+    };
+    control.begin(Job::FirstLookUp);
+    while !control.obey(Instant::now()) {
+        let due = control.due();
+        tokio::select! {
+            message = inbox.receive() => control.on_message(message?),
+            Some(signal) = signals.recv() => control.on_signal(signal, Instant::now()),
+            outcome = finished(&mut control.job) => control.on_outcome(outcome),
+            () = until(due) => control.on_due(Instant::now()),
+        }
+    }
+    let drained = control.shutdown.all_drained();
+    control.access_logs.stop();
+    Ok(Exit { code: 0, drained })
+}
+
+/// Waits for the job, for ever if there is none.
+async fn finished(job: &mut Option<JoinHandle<Outcome>>) -> Outcome {
+    match job {
+        // A panic in a job ends the process; there is no other way for it to fail.
+        Some(handle) => handle.await.unwrap_or(Outcome::Lost),
+        None => std::future::pending().await,
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What may take a while. One at a time.
+enum Job {
+    /// All names, before the first plan.
+    FirstLookUp,
+    /// All names again.
+    Refresh,
+    /// Read the file again, and look up what it names newly.
+    Reload(config::Source),
+}
+
+/// How a job ended.
+enum Outcome {
+    LookedUp(LookUps),
+    Reloaded(Result<Box<(Config, LookUps)>, String>),
+    /// It was cancelled, which happens only at the end.
+    Lost,
+}
+
+/// A shard, and the messages that its queue had no room for.
+struct Outbox {
+    handle: ShardHandle,
+    waiting: VecDeque<ToShard>,
+}
+
+impl Outbox {
+    fn new(handle: ShardHandle) -> Outbox {
+        Outbox { handle, waiting: VecDeque::new() }
+    }
+
+    fn post(&mut self, message: ToShard) {
+        self.waiting.push_back(message);
+        self.push();
+    }
+
+    fn push(&mut self) {
+        while let Some(message) = self.waiting.pop_front() {
+            if let Err(message) = self.handle.sender.send(message) {
+                self.waiting.push_front(message);
+                return;
+            }
+        }
+    }
+}
+
+/// The thread's state.
+struct Control {
+    config: Arc<Config>,
+    source: Option<config::Source>,
+    shards: Vec<Outbox>,
+    access_logs: AccessLogs,
+    set_log_level: Option<SetLogLevel>,
+    dns: DnsOptions,
+    answers: Answers,
+    /// Of the newest plan.
+    generation: u64,
+    rollout: Rollout,
+    shutdown: Shutdown,
+    job: Option<JoinHandle<Outcome>>,
+    /// A reload was asked for while a job ran.
+    reload_wanted: bool,
+    refresh_at: Option<Instant>,
+    shared: Arc<Shared>,
+}
+
+impl Control {
+    fn begin(&mut self, job: Job) {
+        let dns = self.dns.clone();
+        let names = host_names(&self.config);
+        let config = self.config.clone();
+        let known = self.answers.clone();
+        self.job = Some(tokio::spawn(async move {
+            match job {
+                Job::FirstLookUp | Job::Refresh => {
+                    Outcome::LookedUp(dns::look_up(&dns, names).await)
+                }
+                Job::Reload(source) => Outcome::Reloaded(reload(source, config, known, dns).await),
+            }
+        }));
+    }
+
+    fn on_message(&mut self, message: FromShard) {
+        match message {
+            FromShard::Ready { shard, driver, flags } => {
+                tracing::info!(shard, driver, flags, "shard runs");
+                self.shared.update(|status| {
+                    if let Some(shard) = status.shards.get_mut(shard) {
+                        shard.driver = driver;
+                        shard.flags = flags;
+                    }
+                });
+            }
+            FromShard::PlanApplied { shard, generation } => {
+                let was_live = self.shared.status().live();
+                self.shared.update(|status| {
+                    if let Some(shard) = status.shards.get_mut(shard) {
+                        shard.plan_applied = shard.plan_applied.max(generation);
+                    }
+                });
+                if !was_live && self.shared.status().live() {
+                    tracing::info!(shards = self.shards.len(), "ready");
+                }
+                if let Some(plan) = self.rollout.applied(shard, generation) {
+                    self.post_all(ToShard::Plan(plan));
+                }
+            }
+            FromShard::Drained { shard } => self.shutdown.drained(shard),
+        }
+    }
+
+    fn on_signal(&mut self, signal: Signal, now: Instant) {
+        tracing::info!(%signal, "signal");
+        match signal {
+            Signal::Hangup => self.want_reload(),
+            Signal::ReopenLogs => self.access_logs.reopen(),
+            Signal::Terminate => self.shutdown.begin(self.shutdown_settings(), now),
+            Signal::Interrupt => self.shutdown.interrupt(self.shutdown_settings(), now),
+        }
+    }
+
+    fn shutdown_settings(&self) -> ShutdownSettings {
+        ShutdownSettings {
+            drain_delay: self.config.shutdown.drain_delay.0,
+            drain_timeout: self.config.shutdown.drain_timeout.0,
+        }
+    }
+
+    fn want_reload(&mut self) {
+        if self.shutdown.begun() {
+            tracing::warn!("not reloading: the process is ending");
+        } else if self.job.is_some() {
+            self.reload_wanted = true;
+        } else if let Some(source) = self.source.clone() {
+            self.begin(Job::Reload(source));
+        } else {
+            tracing::warn!("nothing to reload: the configuration is embedded");
+        }
+    }
+
+    fn on_outcome(&mut self, outcome: Outcome) {
+        self.job = None;
+        match outcome {
+            Outcome::LookedUp(look_ups) => {
+                let changed = self.learn(look_ups);
+                if changed || self.generation == 0 {
+                    self.send_plan();
+                }
+            }
+            Outcome::Reloaded(Ok(new)) => {
+                let (config, look_ups) = *new;
+                for warning in &config.warnings {
+                    tracing::warn!("{warning}");
+                }
+                self.config = Arc::new(config);
+                self.learn(look_ups);
+                self.answers.keep_only(&host_names(&self.config));
+                self.send_plan();
+                self.shared.update(|status| status.reload_succeeded());
+                if let Some(set) = &self.set_log_level
+                    && let Err(error) = set(&self.config.log.level.0)
+                {
+                    tracing::error!(error, "the log's level stays as it was");
+                }
+                tracing::info!(generation = self.generation, "configuration reloaded");
+            }
+            Outcome::Reloaded(Err(problems)) => {
+                self.shared.update(|status| status.reload_failed());
+                tracing::error!("not reloaded, everything stays as it was\n{problems}");
+            }
+            Outcome::Lost => {}
+        }
+        self.schedule_refresh();
+        if std::mem::take(&mut self.reload_wanted) {
+            self.want_reload();
+        }
+    }
+
+    /// Takes over answers; `true` if any differs from what was known.
+    fn learn(&mut self, look_ups: LookUps) -> bool {
+        for (name, error) in &look_ups.failures {
+            match self.answers.knows(name) {
+                true => tracing::warn!(name, error, "not resolved, its last addresses stay"),
+                false => tracing::error!(name, error, "not resolved, it has no address"),
+            }
+        }
+        self.shared.update(|status| {
+            status.dns_answers += look_ups.answers.len() as u64;
+            status.dns_failures += look_ups.failures.len() as u64;
+        });
+        self.answers.learn(look_ups.answers)
+    }
+
+    fn schedule_refresh(&mut self) {
+        let names = host_names(&self.config);
+        self.refresh_at = (!names.is_empty()).then(|| {
+            let all_known = names.iter().all(|name| self.answers.knows(name));
+            Instant::now() + if all_known { self.dns.interval } else { self.dns.retry_interval }
+        });
+    }
+
+    fn send_plan(&mut self) {
+        if self.shutdown.begun() {
+            return;
+        }
+        self.generation += 1;
+        let mut resolve = |host: &str, port| self.answers.addresses(host, port);
+        let plan = Arc::new(config::compile(&self.config, self.generation, &mut resolve));
+        self.shared.update(|status| status.plan_newest = self.generation);
+        if let Some(plan) = self.rollout.offer(plan) {
+            self.post_all(ToShard::Plan(plan));
+        }
+    }
+
+    fn post_all(&mut self, message: ToShard) {
+        for shard in &mut self.shards {
+            shard.post(message.clone());
+        }
+    }
+
+    /// Passes on what the shutdown orders now; `true` when it is over.
+    fn obey(&mut self, now: Instant) -> bool {
+        while let Some(order) = self.shutdown.next_order(now) {
+            match order {
+                Order::Drain(step) => {
+                    tracing::info!(?step, "draining");
+                    self.shared.update(|status| status.draining = true);
+                    self.post_all(ToShard::Drain(step));
+                }
+                Order::StopNow => {
+                    tracing::info!("stopping at once");
+                    self.shared.update(|status| status.draining = true);
+                    for shard in &mut self.shards {
+                        // What waits is of no use any more.
+                        shard.waiting.clear();
+                        shard.post(ToShard::StopNow);
+                    }
+                }
+                Order::Exit => return true,
+            }
+        }
+        false
+    }
+
+    fn due(&self) -> Option<Instant> {
+        let resend = self.shards.iter().any(|shard| !shard.waiting.is_empty());
+        let resend_at = resend.then(|| Instant::now() + RETRY_SEND_AFTER);
+        let refresh_at = self.refresh_at.filter(|_| self.job.is_none());
+        [resend_at, refresh_at, self.shutdown.due()].into_iter().flatten().min()
+    }
+
+    fn on_due(&mut self, now: Instant) {
+        for shard in &mut self.shards {
+            shard.push();
+        }
+        if self.job.is_none() && self.refresh_at.is_some_and(|at| at <= now) {
+            self.refresh_at = None;
+            if !self.shutdown.begun() {
+                self.begin(Job::Refresh);
+            }
+        }
+    }
+}
+
+/// The names to resolve, each once, whatever its ports.
+fn host_names(config: &Config) -> Vec<String> {
+    let mut names: Vec<_> = config::host_names(config).into_iter().map(|(name, _)| name).collect();
+    names.dedup();
+    names
+}
+
+/// Reads the configuration, compares, and looks up the names that are new.
+///
+/// # Errors
+/// What to tell the operator: why everything stays as it was.
+async fn reload(
+    source: config::Source,
+    old: Arc<Config>,
+    known: Answers,
+    dns: DnsOptions,
+) -> Result<Box<(Config, LookUps)>, String> {
+    let loaded = tokio::task::spawn_blocking(move || {
+        let new = source.load().map_err(|errors| errors.to_string())?;
+        let obstacles = config::reload_obstacles(&old, &new);
+        if !obstacles.is_empty() {
+            return Err(format!("this needs a restart:\n{}", obstacles.join("\n")));
+        }
+        for listener in &new.listeners {
+            if let Some(log) = &listener.access_log {
+                access_log::probe(&log.path)
+                    .map_err(|error| format!("access log {}: {error}", log.path))?;
+            }
+        }
+        Ok(new)
+    });
+    let new = loaded.await.map_err(|error| error.to_string())??;
+    let mut names = host_names(&new);
+    names.retain(|name| !known.knows(name));
+    let look_ups = dns::look_up(&dns, names).await;
+    Ok(Box::new((new, look_ups)))
+}
+
+#[cfg(test)]
+mod tests;

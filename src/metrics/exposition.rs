@@ -1,0 +1,441 @@
+//! The counters as text that Prometheus reads (text format 0.0.4). The control thread calls it,
+//! once for each scrape; shards never do.
+//!
+//! A series carries the label `shard` where one shard is worth looking at, and is a total where it
+//! is not; no metric has both, so that `sum()` is always right.
+
+use std::fmt::{Display, Write};
+
+use super::process::ProcessStats;
+use super::{CODE_CLASSES, Counter, Gauge, ShardCounters, Snapshot};
+use crate::reason::Reason;
+
+/// The content type of the text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// One shard, as the control thread knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct ShardView<'a> {
+    /// Its number; the label `shard`.
+    pub id: usize,
+    /// What it counts.
+    pub counters: &'a ShardCounters,
+    /// `io_uring` or `epoll`; empty while the shard has not said.
+    pub driver: &'a str,
+    /// The ring's flags.
+    pub flags: &'a str,
+    /// The newest plan that it has acknowledged.
+    pub plan_applied: u64,
+}
+
+/// What the control thread itself has to tell.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ControlView {
+    /// Serving, and neither starting nor draining.
+    pub live: bool,
+    /// Ending in an orderly way.
+    pub draining: bool,
+    /// The newest plan that was made.
+    pub plan_newest: u64,
+    /// The last reload, or the start, brought a configuration into force.
+    pub reload_successful: bool,
+    /// When that was last so, in seconds since 1970.
+    pub reload_success_seconds: f64,
+    /// Reloads that brought a configuration into force.
+    pub reloads_succeeded: u64,
+    /// Reloads after which everything stayed as it was.
+    pub reloads_failed: u64,
+    /// Host names that were looked up with an answer.
+    pub dns_answers: u64,
+    /// Host names that were looked up without one.
+    pub dns_failures: u64,
+    /// Access log lines lost by the writer: a full disk, a file that cannot be opened.
+    pub access_log_lines_lost: u64,
+}
+
+/// Makes the whole page.
+pub fn render(shards: &[ShardView<'_>], control: &ControlView, process: &ProcessStats) -> String {
+    // A shard takes some 2 KiB, the rest 12 KiB.
+    let mut page = Page { text: String::with_capacity(16 * 1024 + shards.len() * 2 * 1024) };
+    per_shard(&mut page, shards);
+    totals(&mut page, shards);
+    own(&mut page, control);
+    of_process(&mut page, process);
+    page.text
+}
+
+/// How a metric behaves; the word after `# TYPE`.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// A page in the making.
+struct Page {
+    text: String,
+}
+
+impl Page {
+    /// Begins a metric; its samples must follow at once.
+    fn family(&mut self, name: &str, kind: Kind, help: &str) {
+        let kind = match kind {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+            Kind::Histogram => "histogram",
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &dyn Display)], value: impl Display) {
+        self.text.push_str(name);
+        let mut separator = '{';
+        for (label, value) in labels {
+            self.text.push(separator);
+            self.text.push_str(label);
+            self.text.push_str("=\"");
+            let _ = write!(Escaped(&mut self.text), "{value}");
+            self.text.push('"');
+            separator = ',';
+        }
+        if !labels.is_empty() {
+            self.text.push('}');
+        }
+        let _ = writeln!(self.text, " {value}");
+    }
+
+    /// A metric of one sample without labels.
+    fn single(&mut self, name: &str, kind: Kind, help: &str, value: impl Display) {
+        self.family(name, kind, help);
+        self.sample(name, &[], value);
+    }
+}
+
+/// Label values may hold anything; three characters need a backslash.
+struct Escaped<'a>(&'a mut String);
+
+impl Write for Escaped<'_> {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        for c in text.chars() {
+            match c {
+                '\\' => self.0.push_str("\\\\"),
+                '"' => self.0.push_str("\\\""),
+                '\n' => self.0.push_str("\\n"),
+                c => self.0.push(c),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Name, help, and where the figure is.
+type CounterRow = (&'static str, &'static str, fn(&ShardCounters) -> &Counter);
+
+type GaugeRow = (&'static str, &'static str, fn(&ShardCounters) -> &Gauge);
+
+const COUNTERS: &[CounterRow] = &[
+    ("outrigger_connections_accepted_total", "Client connections accepted and served.", |c| {
+        &c.connections_accepted
+    }),
+    ("outrigger_connections_shed_total", "Client connections closed because of a limit.", |c| {
+        &c.connections_shed
+    }),
+    ("outrigger_accept_failures_total", "Accepts that failed, for want of descriptors.", |c| {
+        &c.accept_failures
+    }),
+    ("outrigger_received_bytes_total", "Bytes read from clients, heads included.", |c| {
+        &c.bytes_received
+    }),
+    ("outrigger_sent_bytes_total", "Bytes written to clients, heads included.", |c| &c.bytes_sent),
+    ("outrigger_upstream_connects_total", "Connections made to endpoints.", |c| {
+        &c.upstream_connects
+    }),
+    ("outrigger_upstream_reuses_total", "Requests sent on a pooled connection.", |c| {
+        &c.upstream_reuses
+    }),
+    (
+        "outrigger_upstream_connect_failures_total",
+        "Connections that endpoints refused or did not accept in time.",
+        |c| &c.upstream_connect_failures,
+    ),
+    ("outrigger_retries_total", "Requests sent to an endpoint once more.", |c| &c.retries),
+    (
+        "outrigger_access_log_dropped_total",
+        "Access log lines dropped because the writer was behind.",
+        |c| &c.access_log_dropped,
+    ),
+    ("outrigger_loop_turns_total", "Turns of the shard's loop.", |c| &c.loop_turns),
+];
+
+const GAUGES: &[GaugeRow] = &[
+    ("outrigger_connections_open", "Client connections open now.", |c| &c.connections_open),
+    ("outrigger_requests_in_flight", "Exchanges being served now.", |c| &c.requests_in_flight),
+    ("outrigger_tunnels_open", "Upgraded connections open now.", |c| &c.tunnels_open),
+    ("outrigger_buffers_in_use", "Buffers lent to connections now.", |c| &c.buffers_in_use),
+];
+
+fn per_shard(page: &mut Page, shards: &[ShardView<'_>]) {
+    let name = "outrigger_requests_total";
+    page.family(name, Kind::Counter, "Requests answered, by class of the status.");
+    for shard in shards {
+        for (class, counter) in CODE_CLASSES.iter().zip(&shard.counters.requests) {
+            page.sample(name, &[("code_class", class), ("shard", &shard.id)], counter.get());
+        }
+    }
+    for (name, help, counter) in COUNTERS {
+        page.family(name, Kind::Counter, help);
+        for shard in shards {
+            page.sample(name, &[("shard", &shard.id)], counter(shard.counters).get());
+        }
+    }
+    for (name, help, gauge) in GAUGES {
+        page.family(name, Kind::Gauge, help);
+        for shard in shards {
+            page.sample(name, &[("shard", &shard.id)], gauge(shard.counters).get());
+        }
+    }
+    let name = "outrigger_upstream_pool_connections";
+    page.family(name, Kind::Gauge, "Connections to endpoints, by what they do.");
+    for shard in shards {
+        let idle = shard.counters.upstream_idle.get();
+        let active = (shard.counters.upstream_open.get() - idle).max(0);
+        page.sample(name, &[("state", &"active"), ("shard", &shard.id)], active);
+        page.sample(name, &[("state", &"idle"), ("shard", &shard.id)], idle);
+    }
+    let name = "outrigger_plan_generation";
+    page.family(name, Kind::Gauge, "The newest plan that the shard has acknowledged.");
+    for shard in shards {
+        page.sample(name, &[("shard", &shard.id)], shard.plan_applied);
+    }
+    let name = "outrigger_driver_info";
+    page.family(name, Kind::Gauge, "How the shard waits: the driver and the ring's flags.");
+    for shard in shards.iter().filter(|shard| !shard.driver.is_empty()) {
+        let labels: [(&str, &dyn Display); 3] =
+            [("shard", &shard.id), ("driver", &shard.driver), ("flags", &shard.flags)];
+        page.sample(name, &labels, 1);
+    }
+}
+
+fn totals(page: &mut Page, shards: &[ShardView<'_>]) {
+    page.single("outrigger_shards", Kind::Gauge, "Shards of this process.", shards.len());
+
+    let name = "outrigger_refusals_total";
+    page.family(name, Kind::Counter, "Answers of our own and exchanges cut short, by reason.");
+    for reason in Reason::ALL {
+        let sum: u64 = shards.iter().map(|s| s.counters.refusals[reason as usize].get()).sum();
+        page.sample(name, &[("reason", &reason.name())], sum);
+    }
+
+    let mut durations = Snapshot::default();
+    for shard in shards {
+        durations.merge(&shard.counters.request_duration);
+    }
+    let name = "outrigger_request_duration_seconds";
+    page.family(name, Kind::Histogram, "From a request's first byte to its answer's last.");
+    for (bound_ns, below) in durations.cumulative() {
+        let bound = bound_ns as f64 / 1e9;
+        page.sample("outrigger_request_duration_seconds_bucket", &[("le", &bound)], below);
+    }
+    let count = durations.count();
+    page.sample("outrigger_request_duration_seconds_bucket", &[("le", &"+Inf")], count);
+    page.sample("outrigger_request_duration_seconds_sum", &[], durations.sum_seconds());
+    page.sample("outrigger_request_duration_seconds_count", &[], count);
+}
+
+fn own(page: &mut Page, control: &ControlView) {
+    use Kind::{Counter, Gauge};
+    page.single(
+        "outrigger_ready",
+        Gauge,
+        "1 while the process serves and does not drain.",
+        u8::from(control.live),
+    );
+    page.single(
+        "outrigger_draining",
+        Gauge,
+        "1 while the process ends in an orderly way.",
+        u8::from(control.draining),
+    );
+    page.single(
+        "outrigger_plan_generation_newest",
+        Gauge,
+        "The newest plan that was made.",
+        control.plan_newest,
+    );
+    page.single(
+        "outrigger_config_last_reload_successful",
+        Gauge,
+        "1 if the last reload brought a configuration into force.",
+        u8::from(control.reload_successful),
+    );
+    page.single(
+        "outrigger_config_last_reload_success_timestamp_seconds",
+        Gauge,
+        "When a configuration last came into force.",
+        control.reload_success_seconds,
+    );
+    let name = "outrigger_config_reloads_total";
+    page.family(name, Counter, "Reloads, by how they ended.");
+    page.sample(name, &[("result", &"success")], control.reloads_succeeded);
+    page.sample(name, &[("result", &"failure")], control.reloads_failed);
+    let name = "outrigger_dns_lookups_total";
+    page.family(name, Counter, "Host names looked up, by how that ended.");
+    page.sample(name, &[("result", &"success")], control.dns_answers);
+    page.sample(name, &[("result", &"failure")], control.dns_failures);
+    page.single(
+        "outrigger_access_log_lost_total",
+        Counter,
+        "Access log lines that could not be written.",
+        control.access_log_lines_lost,
+    );
+    let name = "outrigger_build_info";
+    page.family(name, Gauge, "What was built.");
+    let commit = option_env!("OUTRIGGER_COMMIT").unwrap_or("unknown");
+    page.sample(name, &[("version", &env!("CARGO_PKG_VERSION")), ("commit", &commit)], 1);
+}
+
+fn of_process(page: &mut Page, process: &ProcessStats) {
+    use Kind::{Counter, Gauge};
+    page.single(
+        "process_cpu_seconds_total",
+        Counter,
+        "User and system time of all threads.",
+        process.cpu_seconds,
+    );
+    let gauges = [
+        ("process_resident_memory_bytes", "Resident memory.", process.resident_bytes),
+        ("process_virtual_memory_bytes", "Address space.", process.virtual_bytes),
+        ("process_threads", "Threads.", process.threads),
+        ("process_open_fds", "Open descriptors.", process.fds_open),
+        ("process_max_fds", "Descriptors that may be open.", process.fds_max),
+    ];
+    for (name, help, value) in gauges {
+        if let Some(value) = value {
+            page.single(name, Gauge, help, value);
+        }
+    }
+    if let Some(start) = process.start_seconds {
+        let help = "When the process began, in seconds since 1970.";
+        page.single("process_start_time_seconds", Gauge, help, start);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::{HashMap, HashSet};
+
+    /// A parser of the format, as strict as promtool's in what matters here: families are whole
+    /// and announced, samples belong to them, no series appears twice.
+    fn parse(page: &str) -> HashMap<String, f64> {
+        let mut series = HashMap::new();
+        let mut families = HashSet::new();
+        let mut family = (String::new(), String::new());
+        for line in page.lines() {
+            if let Some(help) = line.strip_prefix("# HELP ") {
+                let (name, text) = help.split_once(' ').expect("a help text");
+                assert!(families.insert(name.to_owned()), "{name} is begun twice");
+                assert!(text.ends_with('.'), "{name}: {text}");
+                family = (name.to_owned(), String::new());
+                continue;
+            }
+            if let Some(kind) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = kind.split_once(' ').expect("a type");
+                assert_eq!(name, family.0);
+                family.1 = kind.to_owned();
+                continue;
+            }
+            let (key, value) = line.rsplit_once(' ').expect("a value");
+            let name = key.split('{').next().unwrap();
+            assert!(name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{name}");
+            if family.1 == "histogram" {
+                let suffix = name.strip_prefix(&family.0).expect("of its family");
+                assert!(["_bucket", "_sum", "_count"].contains(&suffix));
+            } else {
+                assert_eq!(name, family.0);
+                assert_eq!(name.ends_with("_total"), family.1 == "counter", "{name}");
+            }
+            if let Some(labels) = key.strip_prefix(name).unwrap().strip_prefix('{') {
+                let labels = labels.strip_suffix('}').expect("a brace");
+                assert!(labels.split("\",").all(|l| l.contains("=\"")), "{labels}");
+            }
+            let value = value.parse().expect("a number");
+            assert!(series.insert(key.to_owned(), value).is_none(), "{key} appears twice");
+        }
+        series
+    }
+
+    fn page_of(shards: &[ShardCounters], driver: &str) -> String {
+        let shards: Vec<_> = shards
+            .iter()
+            .enumerate()
+            .map(|(id, counters)| ShardView {
+                id,
+                counters,
+                driver,
+                flags: "SINGLE_ISSUER|DEFER_TASKRUN",
+                plan_applied: 7,
+            })
+            .collect();
+        let control = ControlView { live: true, plan_newest: 8, ..Default::default() };
+        render(&shards, &control, &ProcessStats::read())
+    }
+
+    #[test]
+    fn a_page_tells_what_was_counted() {
+        let shards = [ShardCounters::default(), ShardCounters::default()];
+        shards[0].answered(200, 1_500_000);
+        shards[1].answered(503, 100_000_000_000);
+        shards[0].refuse(Reason::NoRoute);
+        shards[1].refuse(Reason::NoRoute);
+        shards[1].upstream_open.set(5);
+        shards[1].upstream_idle.set(2);
+        let series = parse(&page_of(&shards, "io_uring"));
+        let told = [
+            (r#"outrigger_requests_total{code_class="2xx",shard="0"}"#, 1.0),
+            (r#"outrigger_requests_total{code_class="2xx",shard="1"}"#, 0.0),
+            (r#"outrigger_requests_total{code_class="5xx",shard="1"}"#, 1.0),
+            (r#"outrigger_refusals_total{reason="no-route"}"#, 2.0),
+            (r#"outrigger_request_duration_seconds_bucket{le="0.001048576"}"#, 0.0),
+            (r#"outrigger_request_duration_seconds_bucket{le="0.002097152"}"#, 1.0),
+            (r#"outrigger_request_duration_seconds_bucket{le="68.719476736"}"#, 1.0),
+            (r#"outrigger_request_duration_seconds_bucket{le="+Inf"}"#, 2.0),
+            ("outrigger_request_duration_seconds_count", 2.0),
+            ("outrigger_request_duration_seconds_sum", 100.0015),
+            (r#"outrigger_upstream_pool_connections{state="active",shard="1"}"#, 3.0),
+            (r#"outrigger_upstream_pool_connections{state="idle",shard="1"}"#, 2.0),
+            (r#"outrigger_plan_generation{shard="0"}"#, 7.0),
+            ("outrigger_plan_generation_newest", 8.0),
+            ("outrigger_ready", 1.0),
+            ("outrigger_draining", 0.0),
+            (
+                concat!(
+                    r#"outrigger_driver_info{shard="1",driver="io_uring","#,
+                    r#"flags="SINGLE_ISSUER|DEFER_TASKRUN"}"#
+                ),
+                1.0,
+            ),
+        ];
+        for (key, value) in told {
+            assert_eq!(series.get(key), Some(&value), "{key}");
+        }
+        for key in ["process_cpu_seconds_total", "process_resident_memory_bytes"] {
+            assert!(series[key] > 0.0, "{key}");
+        }
+    }
+
+    #[test]
+    fn a_shard_that_has_not_said_its_driver_has_none() {
+        let series = parse(&page_of(&[ShardCounters::default()], ""));
+        assert!(!series.keys().any(|key| key.starts_with("outrigger_driver_info")));
+    }
+
+    #[test]
+    fn label_values_are_escaped() {
+        let page = page_of(&[ShardCounters::default()], "a\"b\\c\nd");
+        assert!(page.contains(r#"driver="a\"b\\c\nd""#));
+        parse(&page);
+    }
+}

@@ -1,0 +1,154 @@
+//! Whether a body moves: slow peers on either side are told from slow origins. Pure.
+//!
+//! Looked at twice in each span of the listener's `body` limit. A client that moved less than its
+//! rate allows in two looks in a row, and is what the relay waits for, has stalled; so a byte a
+//! minute is no progress, and a client that is only waited for at the moment of one look is safe.
+
+use std::time::Duration;
+
+use crate::relay::{Flow, Side};
+use crate::time::Nanos;
+
+/// What counts as moving.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// The span in which the client must move something; zero: never mind.
+    pub span: Duration,
+    /// How much a client must move, in bytes a second.
+    pub bytes_per_second_min: u32,
+    /// How long the origin may pause; zero: for ever.
+    pub idle: Duration,
+    /// Which side of the relay is the client.
+    pub client: Side,
+}
+
+/// What stands still.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stall {
+    /// The client does not send, or does not read.
+    Client,
+    /// Nothing came from the origin, or it reads nothing.
+    Upstream,
+}
+
+/// What the last look saw.
+#[derive(Debug)]
+pub struct Pace {
+    rules: Rules,
+    looked: Nanos,
+    moved: Nanos,
+    bytes: u64,
+    strikes: u32,
+}
+
+/// Looks in one span.
+const LOOKS_PER_SPAN: u32 = 2;
+
+impl Pace {
+    /// Begins to watch.
+    pub fn new(rules: Rules, now: Nanos) -> Pace {
+        Pace { rules, looked: now, moved: now, bytes: 0, strikes: 0 }
+    }
+
+    /// When to look next.
+    pub fn due(&self) -> Nanos {
+        let look = self.looked.after(self.rules.span / LOOKS_PER_SPAN);
+        look.min(self.moved.after(self.rules.idle))
+    }
+
+    /// Looks. An error is what stands still for too long.
+    pub fn look(&mut self, flow: &Flow, now: Nanos) -> Result<(), Stall> {
+        if now < self.due() {
+            return Ok(());
+        }
+        let bytes = flow.bytes.get();
+        let more = bytes - self.bytes;
+        let passed = now.since(self.looked).as_millis() as u64;
+        let enough = u64::from(self.rules.bytes_per_second_min) * passed / 1000;
+        if more > 0 {
+            self.moved = now;
+        }
+        let waits_for_client = flow.waits_for.get() == Some(self.rules.client);
+        (self.looked, self.bytes) = (now, bytes);
+        if self.rules.span.is_zero() || !waits_for_client || more > enough {
+            self.strikes = 0;
+        } else {
+            self.strikes += 1;
+        }
+        if self.strikes == LOOKS_PER_SPAN {
+            return Err(Stall::Client);
+        }
+        if !waits_for_client && now >= self.moved.after(self.rules.idle) {
+            return Err(Stall::Upstream);
+        }
+        if waits_for_client {
+            // Its own rule holds for the client; the origin's pause begins afterwards.
+            self.moved = now;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules {
+        span: Duration::from_secs(30),
+        bytes_per_second_min: 240,
+        idle: Duration::from_secs(300),
+        client: Side::Sink,
+    };
+
+    /// Looks every time it is due, as the session does, until the end or an error.
+    fn watch(rules: Rules, end_s: u64, each: impl Fn(u64, &Flow)) -> Result<(), (Stall, u64)> {
+        let flow = Flow::default();
+        let mut pace = Pace::new(rules, Nanos(0));
+        loop {
+            let now = pace.due();
+            let seconds = now.0 / 1_000_000_000;
+            if seconds > end_s {
+                return Ok(());
+            }
+            each(seconds, &flow);
+            pace.look(&flow, now).map_err(|stall| (stall, seconds))?;
+        }
+    }
+
+    #[test]
+    fn a_reader_that_takes_nothing_has_stalled_within_the_span() {
+        let result = watch(RULES, 600, |_, flow| flow.waits_for.set(Some(Side::Sink)));
+        assert_eq!(result, Err((Stall::Client, 30)));
+    }
+
+    #[test]
+    fn a_byte_now_and_then_is_no_progress() {
+        let result = watch(RULES, 600, |seconds, flow| {
+            flow.waits_for.set(Some(Side::Sink));
+            flow.bytes.set(seconds);
+        });
+        assert_eq!(result, Err((Stall::Client, 30)));
+    }
+
+    #[test]
+    fn a_slow_but_honest_reader_is_left_alone() {
+        let result = watch(RULES, 3600, |seconds, flow| {
+            flow.waits_for.set(Some(Side::Sink));
+            flow.bytes.set(seconds * 300);
+        });
+        assert_eq!(result, Ok(()));
+    }
+
+    #[test]
+    fn an_origin_may_pause_longer_than_a_client() {
+        let quiet = |_, flow: &Flow| flow.waits_for.set(Some(Side::Source));
+        assert_eq!(watch(RULES, 299, quiet), Ok(()));
+        assert_eq!(watch(RULES, 600, quiet), Err((Stall::Upstream, 300)));
+    }
+
+    #[test]
+    fn what_is_switched_off_never_stalls() {
+        let off = Rules { span: Duration::ZERO, idle: Duration::ZERO, ..RULES };
+        assert_eq!(Pace::new(off, Nanos(0)).due(), Nanos::NEVER);
+    }
+}

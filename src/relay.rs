@@ -1,0 +1,448 @@
+//! One direction of an exchange's body: from one socket to the other, within a bounded buffer.
+//!
+//! What was received is sent from the buffer that received it. Framing is taken off and put on
+//! anew, so a malformed body is found here and never passed on. Long bodies of known length go
+//! through a pipe (splice(2)) and never enter the process. Whoever calls bounds the time, by looking
+//! at [`Flow`] whenever its timer fires.
+
+use std::cell::Cell;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::os::fd::{AsFd, OwnedFd};
+
+use crate::http::body::{Chunked, Piece};
+use crate::http::head::Framing;
+use crate::net::{Socket, would_block};
+use crate::reason::Reason;
+use crate::shard::buffers::{Buffer, Buffers};
+use crate::shard::pipes::{PIPE_BYTES, Pipes};
+
+/// Bodies with at least so much still to come are spliced. Below, setting up costs more than the
+/// copies.
+pub const SPLICE_BYTES_MIN: u64 = 64 * 1024;
+
+/// Pieces of one buffer that leave in one write. Chunks may be tiny; the rest waits for the next.
+const SPANS_MAX: usize = 16;
+
+/// Bytes moved by one task before the others get a turn.
+const TURN_BYTES_MAX: usize = 1024 * 1024;
+
+/// Trailer bytes kept until the end of a body.
+const TRAILER_BYTES_MAX: usize = 16 * 1024;
+
+/// How a body that is being received ends.
+#[derive(Debug, Clone)]
+pub enum Incoming {
+    /// So many bytes are still to come.
+    Length(u64),
+    /// The decoder knows.
+    Chunked(Chunked),
+    /// With the connection.
+    UntilClose,
+}
+
+impl Incoming {
+    /// For a framing that was understood from a head.
+    pub fn new(framing: Framing, lenient_line_ends: bool) -> Incoming {
+        match framing {
+            Framing::None => Incoming::Length(0),
+            Framing::Length(length) => Incoming::Length(length),
+            Framing::Chunked => Incoming::Chunked(Chunked::new(lenient_line_ends)),
+            Framing::UntilClose => Incoming::UntilClose,
+        }
+    }
+}
+
+/// How it is framed as it leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outgoing {
+    /// By its length, or by the end of the connection.
+    Identity,
+    /// In chunks of our own.
+    Chunked,
+}
+
+/// What one direction has done so far; read by whoever bounds its time.
+#[derive(Debug, Default)]
+pub struct Flow {
+    /// Body bytes moved.
+    pub bytes: Cell<u64>,
+    /// Whether anything was written, if only the head.
+    pub begun: Cell<bool>,
+    /// Which side it waits for, if any.
+    pub waits_for: Cell<Option<Side>>,
+}
+
+/// The side of a relay that it waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Whoever sends the body.
+    Source,
+    /// Whoever receives it.
+    Sink,
+}
+
+/// Why a relay ended before the body did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    /// The source closed or reset before the body's end.
+    Truncated,
+    /// The body is malformed or too large.
+    Refused(Reason),
+    /// The sink closed or reset.
+    SinkGone,
+}
+
+/// A body on its way.
+pub struct Relay<'a> {
+    /// Where it comes from.
+    pub from: &'a Socket,
+    /// Where it goes.
+    pub to: &'a Socket,
+    /// What was received of it already; afterwards, what came behind it.
+    pub buffer: &'a mut Buffer,
+    /// How it ends.
+    pub incoming: Incoming,
+    /// How it leaves.
+    pub outgoing: Outgoing,
+    /// Most bytes it may have.
+    pub bytes_max: u64,
+    /// Bytes to write before it: the head.
+    pub head: &'a [u8],
+    /// Where buffers come from.
+    pub buffers: &'a Buffers,
+    /// Where pipes come from.
+    pub pipes: &'a Pipes,
+    /// What it has done so far.
+    pub flow: &'a Flow,
+}
+
+/// What a look at the received bytes found.
+struct Framed {
+    spans: [Range<usize>; SPANS_MAX],
+    spans_used: usize,
+    /// Bytes of the buffer that are dealt with once the spans are sent.
+    consumed: usize,
+    data_bytes: usize,
+    ended: bool,
+}
+
+impl Relay<'_> {
+    /// Runs until the body's last byte was written.
+    pub async fn run(mut self) -> Result<(), Broken> {
+        let mut trailers = Vec::new();
+        let mut turn_bytes = 0;
+        loop {
+            let framed = self.frame(&mut trailers).map_err(Broken::Refused)?;
+            self.check_size(framed.data_bytes)?;
+            self.write(&framed, &trailers).await?;
+            self.head = &[];
+            self.flow.bytes.set(self.flow.bytes.get() + framed.data_bytes as u64);
+            self.buffer.consume(framed.consumed);
+            if framed.ended {
+                return Ok(());
+            }
+            if framed.consumed > 0 && !self.buffer.is_empty() {
+                continue; // More pieces than one write takes.
+            }
+            if self.splices() {
+                return self.splice().await;
+            }
+            turn_bytes += framed.consumed;
+            if turn_bytes > TURN_BYTES_MAX {
+                turn_bytes = 0;
+                crate::net::yield_now().await;
+            }
+            if !self.read().await? {
+                return match self.incoming {
+                    Incoming::UntilClose => self.finish().await,
+                    _ => Err(Broken::Truncated),
+                };
+            }
+        }
+    }
+
+    /// Looks at what was received: what of it is body, and whether that is all.
+    fn frame(&mut self, trailers: &mut Vec<u8>) -> Result<Framed, Reason> {
+        let bytes = self.buffer.filled();
+        let mut framed = Framed {
+            spans: [const { 0..0 }; SPANS_MAX],
+            spans_used: 0,
+            consumed: 0,
+            data_bytes: 0,
+            ended: false,
+        };
+        match &mut self.incoming {
+            Incoming::Length(left) => {
+                let count = (*left).min(bytes.len() as u64) as usize;
+                *left -= count as u64;
+                framed.push(0..count);
+                framed.consumed = count;
+                framed.ended = *left == 0;
+            }
+            Incoming::UntilClose => {
+                framed.push(0..bytes.len());
+                framed.consumed = bytes.len();
+            }
+            Incoming::Chunked(decoder) => {
+                while framed.spans_used < SPANS_MAX {
+                    let rest = &bytes[framed.consumed..];
+                    let (consumed, piece) = decoder.step(rest)?;
+                    let start = framed.consumed;
+                    framed.consumed += consumed;
+                    match piece {
+                        Piece::NeedMore => break,
+                        Piece::Data(data) => {
+                            let at = start + (data.as_ptr() as usize - rest.as_ptr() as usize);
+                            framed.push(at..at + data.len());
+                        }
+                        Piece::Trailer { name, value } => {
+                            if trailers.len() + name.len() + value.len() > TRAILER_BYTES_MAX {
+                                return Err(Reason::BadBody);
+                            }
+                            crate::http::encode::line(name, value, trailers);
+                        }
+                        Piece::End => {
+                            framed.ended = true;
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        Ok(framed)
+    }
+
+    fn check_size(&mut self, more: usize) -> Result<(), Broken> {
+        if self.flow.bytes.get() + more as u64 > self.bytes_max {
+            return Err(Broken::Refused(Reason::BodyTooLarge));
+        }
+        Ok(())
+    }
+
+    /// Writes the head if it is still to go, the spans, and the end if that is reached.
+    async fn write(&mut self, framed: &Framed, trailers: &[u8]) -> Result<(), Broken> {
+        let mut sent = 0;
+        loop {
+            match self.try_write(framed, trailers, sent) {
+                Ok((count, total)) => {
+                    sent += count;
+                    self.flow.begun.set(true);
+                    if sent == total {
+                        return Ok(());
+                    }
+                }
+                Err(error) if would_block(&error) => {
+                    self.flow.waits_for.set(Some(Side::Sink));
+                    self.to.writable().await.map_err(|_| Broken::SinkGone)?;
+                    self.flow.waits_for.set(None);
+                }
+                Err(_) => return Err(Broken::SinkGone),
+            }
+        }
+    }
+
+    /// One write of all that is still to go, `sent` bytes of it having gone; tells how many went
+    /// now, and how many there were in all.
+    fn try_write(
+        &self,
+        framed: &Framed,
+        trailers: &[u8],
+        sent: usize,
+    ) -> io::Result<(usize, usize)> {
+        let bytes = self.buffer.filled();
+        let mut size_line = ChunkSize::default();
+        let mut slices = [IoSlice::new(&[]); SPANS_MAX + 5];
+        let mut used = 0;
+        let mut total = 0;
+        let mut put = |slice| {
+            let slice: &[u8] = slice;
+            if !slice.is_empty() {
+                slices[used] = IoSlice::new(slice);
+                used += 1;
+                total += slice.len();
+            }
+        };
+        let chunked = self.outgoing == Outgoing::Chunked;
+        put(self.head);
+        if chunked && framed.data_bytes > 0 {
+            put(size_line.write(framed.data_bytes));
+        }
+        for span in &framed.spans[..framed.spans_used] {
+            put(&bytes[span.clone()]);
+        }
+        if chunked && framed.data_bytes > 0 {
+            put(b"\r\n");
+        }
+        if chunked && framed.ended {
+            put(b"0\r\n");
+            put(trailers);
+            put(b"\r\n");
+        }
+        let mut slices = &mut slices[..used];
+        if sent == total {
+            return Ok((0, total));
+        }
+        IoSlice::advance_slices(&mut slices, sent);
+        let count = self.to.try_send_vectored(slices)?;
+        Ok((count, total))
+    }
+
+    /// The end of a body that ended with its connection.
+    async fn finish(&mut self) -> Result<(), Broken> {
+        let mut end = Framed {
+            spans: [const { 0..0 }; SPANS_MAX],
+            spans_used: 0,
+            consumed: 0,
+            data_bytes: 0,
+            ended: true,
+        };
+        end.ended = self.outgoing == Outgoing::Chunked;
+        self.write(&end, &[]).await
+    }
+
+    /// Receives more. False at the end of the stream.
+    async fn read(&mut self) -> Result<bool, Broken> {
+        if self.buffer.is_empty() {
+            // A body that pauses holds no buffer.
+            self.buffers.give_back(std::mem::take(self.buffer));
+        }
+        self.flow.waits_for.set(Some(Side::Source));
+        loop {
+            self.from.readable().await.map_err(|_| Broken::Truncated)?;
+            if self.buffer.room() == 0 && self.buffer.is_empty() {
+                *self.buffer = match self.incoming {
+                    Incoming::Length(left) if left < SPLICE_BYTES_MIN => self.buffers.take(),
+                    _ if self.flow.bytes.get() == 0 => self.buffers.take(),
+                    _ => self.buffers.take_large(),
+                };
+            } else if self.buffer.room() == 0 && !self.buffers.enlarge(self.buffer) {
+                return Err(Broken::Refused(Reason::BadBody)); // A chunk line of 128 KiB.
+            }
+            match self.from.try_recv(self.buffer.spare()) {
+                Ok(count) => {
+                    // SAFETY: the kernel has just written so many bytes of it.
+                    unsafe { self.buffer.filled_by(count) };
+                    self.flow.waits_for.set(None);
+                    return Ok(count > 0);
+                }
+                Err(error) if would_block(&error) => {}
+                Err(_) => return Err(Broken::Truncated),
+            }
+        }
+    }
+
+    /// Whether what is left is long enough for a pipe.
+    fn splices(&self) -> bool {
+        matches!(self.incoming, Incoming::Length(left) if left >= SPLICE_BYTES_MIN)
+            && self.outgoing == Outgoing::Identity
+            && self.buffer.is_empty()
+    }
+
+    /// Moves the rest through a pipe.
+    async fn splice(&mut self) -> Result<(), Broken> {
+        let Incoming::Length(mut left) = self.incoming else { return Ok(()) };
+        self.check_size(0)?;
+        if self.flow.bytes.get().saturating_add(left) > self.bytes_max {
+            return Err(Broken::Refused(Reason::BodyTooLarge));
+        }
+        self.buffers.give_back(std::mem::take(self.buffer));
+        let Some(pipe) = self.pipes.take() else {
+            return self.copy_rest().await; // No descriptors for a pipe.
+        };
+        let mut turn_bytes = 0;
+        while left > 0 {
+            self.flow.waits_for.set(Some(Side::Source));
+            let count = loop {
+                let most = left.min(PIPE_BYTES as u64) as usize;
+                match splice(self.from, &pipe.write, most) {
+                    Ok(0) => return Err(Broken::Truncated),
+                    Ok(count) => break count,
+                    Err(error) if would_block(&error) => {
+                        self.from.readable().await.map_err(|_| Broken::Truncated)?;
+                    }
+                    Err(_) => return Err(Broken::Truncated),
+                }
+            };
+            self.flow.waits_for.set(Some(Side::Sink));
+            let mut in_pipe = count;
+            while in_pipe > 0 {
+                match splice(&pipe.read, self.to, in_pipe) {
+                    Ok(0) => return Err(Broken::SinkGone),
+                    Ok(count) => {
+                        in_pipe -= count;
+                        left -= count as u64;
+                        turn_bytes += count;
+                        self.flow.bytes.set(self.flow.bytes.get() + count as u64);
+                    }
+                    Err(error) if would_block(&error) => {
+                        self.to.writable().await.map_err(|_| Broken::SinkGone)?;
+                    }
+                    Err(_) => return Err(Broken::SinkGone),
+                }
+            }
+            if turn_bytes > TURN_BYTES_MAX {
+                turn_bytes = 0;
+                self.flow.waits_for.set(None);
+                crate::net::yield_now().await;
+            }
+        }
+        self.flow.waits_for.set(None);
+        // Only an empty pipe may be used again; one left half full by an error above is closed.
+        self.pipes.give_back(pipe);
+        self.incoming = Incoming::Length(0);
+        Ok(())
+    }
+
+    /// The rest of a body of known length, by copying.
+    async fn copy_rest(&mut self) -> Result<(), Broken> {
+        loop {
+            if !self.read().await? {
+                return Err(Broken::Truncated);
+            }
+            let framed = self.frame(&mut Vec::new()).map_err(Broken::Refused)?;
+            self.write(&framed, &[]).await?;
+            self.flow.bytes.set(self.flow.bytes.get() + framed.data_bytes as u64);
+            self.buffer.consume(framed.consumed);
+            if framed.ended {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Framed {
+    fn push(&mut self, span: Range<usize>) {
+        if span.is_empty() {
+            return;
+        }
+        self.data_bytes += span.len();
+        self.spans[self.spans_used] = span;
+        self.spans_used += 1;
+    }
+}
+
+/// A chunk's size line.
+#[derive(Default)]
+struct ChunkSize([u8; 18]);
+
+impl ChunkSize {
+    fn write(&mut self, bytes: usize) -> &[u8] {
+        crate::http::body::chunk_header(bytes, &mut self.0)
+    }
+}
+
+/// splice(2) without blocking.
+fn splice(from: &impl AsFd, to: &impl AsFd, bytes: usize) -> io::Result<usize> {
+    use rustix::pipe::SpliceFlags;
+    let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
+    Ok(rustix::pipe::splice(from, None, to, None, bytes, flags)?)
+}
+
+/// A pipe, read end and write end.
+pub struct Pipe {
+    /// Where bytes come out.
+    pub read: OwnedFd,
+    /// Where they go in.
+    pub write: OwnedFd,
+}

@@ -1,0 +1,283 @@
+//! A checked configuration to a running process: descriptors, sockets, one thread per shard, and
+//! the control thread on the calling one. Called by the command line; returns when all has ended.
+//!
+//! Everything that can fail for want of a resource is done before the first thread serves.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use rustix::process::{Resource, Rlimit};
+
+use crate::access_log::{AccessLogs, ShardLog};
+use crate::cli::{EXIT_BIND, EXIT_PANIC, Options, demo};
+use crate::config::{self, Config, Machine, ShardOptions};
+use crate::control::{self, ControlOptions, ShardHandle};
+use crate::mailbox::{Inbox, Sender};
+use crate::metrics::ShardCounters;
+use crate::net::{self, Driver};
+use crate::shard::message::{FromShard, ToShard};
+use crate::shard::{Listening, Shard};
+
+/// Serves until a signal ends it.
+pub fn run(config: Config, options: Options) -> ExitCode {
+    let set_log_level = crate::diagnostics::start(&config.log);
+    exit_on_panic();
+    match start(config, options, set_log_level) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            tracing::error!("{error}");
+            eprintln!("outrigger: {error}");
+            ExitCode::from(EXIT_BIND)
+        }
+    }
+}
+
+/// The demo: three origins in this process, and the proxy in front of them.
+pub fn demo() -> ExitCode {
+    let origins = match demo::Origins::start() {
+        Ok(origins) => origins,
+        Err(error) => {
+            eprintln!("outrigger: cannot start the demo's origins: {error}");
+            return ExitCode::from(EXIT_BIND);
+        }
+    };
+    match origins.config() {
+        Ok(config) => {
+            println!("{}", origins.hints());
+            run(config, Options::default())
+        }
+        Err(errors) => {
+            eprintln!("{errors}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(
+    config: Config,
+    options: Options,
+    set_log_level: Option<control::SetLogLevel>,
+) -> Result<u8, Failure> {
+    raise_descriptor_limit();
+    let machine = Machine::here();
+    let shard_options = config.shards.options(&machine);
+    let bound = bind(&config, &shard_options)?;
+    let admin = match config.admin.address.0 {
+        Some(address) => {
+            let path = options.admin_address_path.as_deref();
+            let listener = control::admin::bind(address, path);
+            Some(listener.map_err(|error| Failure::bind("the admin pages", address, error))?)
+        }
+        None => None,
+    };
+    let counters: Vec<_> =
+        shard_options.iter().map(|_| Arc::new(ShardCounters::default())).collect();
+    let failed = |what| move |error| Failure { what, error };
+    let (access_logs, shard_logs) =
+        AccessLogs::start(&counters).map_err(failed("start the access log's writer"))?;
+    let mut from_shards = Inbox::new().map_err(failed("make a mailbox"))?;
+    let mut handles = Vec::new();
+    let mut threads = Vec::new();
+    let parts = shard_options.iter().zip(counters).zip(shard_logs).zip(bound.sockets);
+    for (id, (((own, counters), access_log), sockets)) in parts.enumerate() {
+        let mut inbox = Inbox::new().map_err(failed("make a mailbox"))?;
+        let sender = inbox.sender(control::TO_SHARD_CAPACITY);
+        handles.push(ShardHandle { id, sender, counters: counters.clone() });
+        let thread = ShardThread {
+            id,
+            count: shard_options.len(),
+            options: own.clone(),
+            counters,
+            access_log,
+            inbox,
+            to_control: from_shards.sender(control::FROM_SHARD_CAPACITY),
+            sockets,
+        };
+        let name = format!("shard-{id}");
+        let builder = std::thread::Builder::new().name(name);
+        threads.push(builder.spawn(|| thread.run()).map_err(failed("start a shard's thread"))?);
+    }
+    for (name, address) in &bound.addresses {
+        tracing::info!(listener = %name, %address, "listening");
+    }
+    if let Some(path) = &options.listen_address_path {
+        write_addresses(path, &bound.addresses).map_err(failed("write --listen-address-path"))?;
+    }
+    let exit = control::run(ControlOptions {
+        source: options.source.is_some().then_some(options.source),
+        shards: handles,
+        inbox: from_shards,
+        admin,
+        access_logs,
+        set_log_level,
+        dns: control::dns::DnsOptions::default(),
+        config,
+    });
+    let exit = exit.map_err(failed("run the control thread"))?;
+    if exit.drained {
+        for thread in threads {
+            let _ = thread.join();
+        }
+    }
+    Ok(exit.code)
+}
+
+/// What one shard's thread is made of.
+struct ShardThread {
+    id: usize,
+    count: usize,
+    options: ShardOptions,
+    counters: Arc<ShardCounters>,
+    access_log: ShardLog,
+    inbox: Inbox<ToShard>,
+    to_control: Sender<FromShard>,
+    sockets: Vec<OwnedFd>,
+}
+
+impl ShardThread {
+    /// Runs the shard until the control thread ends it.
+    fn run(self) {
+        let ShardThread { id, count, options, counters, access_log, inbox, to_control, sockets } =
+            self;
+        let cpu = options.cpu;
+        if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
+            tracing::warn!(shard = id, cpu, "cannot pin the thread to its CPU");
+        }
+        let ladder: &[Driver] = match options.driver {
+            config::Driver::Auto => &Driver::LADDER,
+            config::Driver::IoUring => &Driver::LADDER[..3],
+            config::Driver::Epoll => &Driver::LADDER[3..],
+        };
+        let ran = net::run(ladder, options.ring_entries, |driver| async move {
+            tracing::info!(
+                shard = id,
+                cpu,
+                driver = driver.name(),
+                flags = driver.flags(),
+                "shard runs"
+            );
+            let ready = FromShard::Ready {
+                shard: id,
+                driver: driver.name().to_owned(),
+                flags: driver.flags().to_owned(),
+            };
+            let _ = to_control.send(ready);
+            let bytes = options.buffer_bytes;
+            match Shard::new(id, count, bytes, counters, access_log, to_control) {
+                Ok(shard) => {
+                    let sockets = sockets.into_iter().map(|socket| Listening { socket }).collect();
+                    shard.run(inbox, sockets).await;
+                }
+                Err(error) => fatal(id, &error),
+            }
+        });
+        if let Err(error) = ran {
+            fatal(id, &error);
+        }
+    }
+}
+
+/// A shard cannot run: no driver, no descriptors.
+fn fatal(shard: usize, error: &io::Error) -> ! {
+    eprintln!("outrigger: shard {shard} cannot start: {error}");
+    std::process::exit(i32::from(EXIT_BIND));
+}
+
+/// Listening sockets: for each shard one of each listener.
+struct Bound {
+    sockets: Vec<Vec<OwnedFd>>,
+    addresses: Vec<(String, SocketAddr)>,
+}
+
+/// Binds every listener once for each shard. Port 0 is chosen once, and all shards share it.
+fn bind(config: &Config, shards: &[ShardOptions]) -> Result<Bound, Failure> {
+    let mut bound = Bound { sockets: Vec::new(), addresses: Vec::new() };
+    bound.sockets.resize_with(shards.len(), Vec::new);
+    for listener in &config.listeners {
+        let mut address = listener.address.0;
+        for (own, sockets) in shards.iter().zip(&mut bound.sockets) {
+            let socket = listen(address, own.backlog)
+                .map_err(|error| Failure::bind(&listener.name, address, error))?;
+            if address.port() == 0 {
+                let chosen = socket.local_addr().ok().and_then(|address| address.as_socket());
+                address = chosen.unwrap_or(address);
+            }
+            sockets.push(socket.into());
+        }
+        bound.addresses.push((listener.name.to_string(), address));
+    }
+    Ok(bound)
+}
+
+/// One socket of a SO_REUSEPORT group. Accepted connections inherit `TCP_NODELAY`.
+fn listen(address: SocketAddr, backlog: u32) -> io::Result<socket2::Socket> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+    Ok(socket)
+}
+
+/// A line `name address` for each listener, written whole.
+fn write_addresses(path: &Path, addresses: &[(String, SocketAddr)]) -> io::Result<()> {
+    let lines: String =
+        addresses.iter().map(|(name, address)| format!("{name} {address}\n")).collect();
+    control::admin::write_whole(path, &lines)
+}
+
+/// As many descriptors as we may have; a proxy needs two for each exchange.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "cannot raise the descriptor limit");
+    }
+}
+
+/// A panic anywhere ends the process, at once: what it held may be half changed.
+fn exit_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("unnamed").to_owned();
+        eprintln!("outrigger: thread {name} panicked: {panic}");
+        // SAFETY: _exit(2) ends the process without running anything that may wait for the thread
+        // that is broken.
+        unsafe { libc::_exit(i32::from(EXIT_PANIC)) }
+    }));
+}
+
+/// Why the process could not start.
+struct Failure {
+    what: &'static str,
+    error: io::Error,
+}
+
+impl Failure {
+    fn bind(what: &str, address: SocketAddr, error: io::Error) -> Failure {
+        let hint = match error.kind() {
+            io::ErrorKind::AddrInUse => "; another process listens there",
+            io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+            io::ErrorKind::AddrNotAvailable => "; no interface has that address",
+            _ => "",
+        };
+        let error = io::Error::new(error.kind(), format!("{address} for {what}: {error}{hint}"));
+        Failure { what: "bind", error }
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "cannot {}: {}", self.what, self.error)
+    }
+}

@@ -1,0 +1,69 @@
+//! What the control thread and the shards tell each other, carried by [`crate::mailbox`].
+//!
+//! ```text
+//! control                                    shard
+//!    | -- Plan(1) ----------------------------> |  serves by it
+//!    | <- Ready, PlanApplied { 1 } ------------ |
+//!    | -- Plan(2) ----------------------------> |  new requests by 2, those in flight by 1
+//!    | <- PlanApplied { 2 } ------------------- |
+//!    | -- Drain(Announce) --------------------> |  accepts on, answers with `Connection: close`
+//!    | -- Drain(Close) -----------------------> |  empties the accept queues, closes listeners
+//!    | <- Drained ----------------------------- |  when the last exchange has ended
+//!    | -- Drain(Cut) -------------------------> |  only if that took too long
+//! ```
+
+use std::sync::Arc;
+
+use crate::plan::Plan;
+
+/// Control thread to shard.
+#[derive(Debug, Clone)]
+pub enum ToShard {
+    /// Serve new requests by this plan, and answer with [`FromShard::PlanApplied`]. Ignore one
+    /// that is not newer than what you have.
+    Plan(Arc<Plan>),
+    /// The next step of an orderly end. Steps only go forward; a later one implies the earlier.
+    Drain(Drain),
+    /// End now: no answers, no goodbyes.
+    StopNow,
+}
+
+/// The steps of an orderly end. The control thread keeps the time; a shard has no deadline of its
+/// own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Drain {
+    /// Go on accepting, but answer with `Connection: close`, so that clients go elsewhere.
+    Announce,
+    /// Accept what still queues (closing a SO_REUSEPORT socket resets it), close the listeners,
+    /// close idle connections, finish what is running, and say [`FromShard::Drained`].
+    Close,
+    /// Time is up: cut off what is left (`Reason::DrainTimeout`), and say [`FromShard::Drained`].
+    Cut,
+}
+
+/// Shard to control thread.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FromShard {
+    /// The runtime runs and waits for its first plan.
+    Ready {
+        /// Who says so.
+        shard: usize,
+        /// `io_uring` or `epoll`.
+        driver: String,
+        /// The ring's flags, `SINGLE_ISSUER|DEFER_TASKRUN|TASKRUN_FLAG` for instance; empty for
+        /// none.
+        flags: String,
+    },
+    /// New requests on this shard are served by this plan, and its listeners accept.
+    PlanApplied {
+        /// Who says so.
+        shard: usize,
+        /// [`Plan::generation`].
+        generation: u64,
+    },
+    /// Nothing is in flight, nothing is accepted, all is flushed; the thread ends.
+    Drained {
+        /// Who says so.
+        shard: usize,
+    },
+}

@@ -1,0 +1,301 @@
+//! One pinned thread with one ring: it owns everything that its requests touch.
+//!
+//! Here is what the sessions of a shard share, and the main task that keeps house: it applies
+//! messages, starts listeners, and ends the shard. The sessions are tasks beside it on the same
+//! thread, so nothing here is locked.
+
+pub mod buffers;
+
+pub mod date;
+
+pub mod message;
+
+pub mod parking;
+
+pub mod pipes;
+
+pub mod plan;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::accept::{self, ListenerState};
+use crate::access_log::{Record, ShardLog};
+use crate::http::forwarded::RequestIds;
+use crate::mailbox::{Inbox, Sender};
+use crate::metrics::ShardCounters;
+use crate::net::{self, Socket};
+use crate::plan::{AccessLog, Listener};
+use crate::rng::Rng;
+use crate::time::Nanos;
+
+use buffers::Buffers;
+use date::Date;
+use message::{Drain, FromShard, ToShard};
+use parking::Parking;
+use pipes::Pipes;
+use plan::ShardPlan;
+
+/// Messages applied before the sessions get a turn.
+const MESSAGES_PER_TURN_MAX: usize = 64;
+
+/// How often kept connections are looked over, while there are any.
+const SWEEP_EVERY: Duration = Duration::from_millis(500);
+
+/// What the sessions of one shard share.
+pub struct Shard {
+    /// Its number, from 0.
+    pub id: usize,
+    /// What it counts.
+    pub counters: Arc<ShardCounters>,
+    /// Its buffers.
+    pub buffers: Buffers,
+    /// Its pipes.
+    pub pipes: Pipes,
+    /// The current `Date` line.
+    pub date: Date,
+    /// Its random numbers.
+    pub rng: RefCell<Rng>,
+    /// Idle client connections that gave up their task.
+    pub parking: Parking,
+    /// Its request ids.
+    pub request_ids: RefCell<RequestIds>,
+    /// How many shards there are.
+    pub count: usize,
+    access_log: RefCell<ShardLog>,
+    plan: RefCell<Rc<ShardPlan>>,
+    drain: Cell<Option<Drain>>,
+    sessions: RefCell<Slab<Waker>>,
+    listeners: RefCell<Vec<Rc<ListenerState>>>,
+    listeners_open: Cell<usize>,
+    to_control: Sender<FromShard>,
+    /// Wakes the main task when something changes that it waits for.
+    main: Cell<Option<Waker>>,
+}
+
+impl Shard {
+    /// A shard that has no plan yet.
+    pub fn new(
+        id: usize,
+        count: usize,
+        buffer_bytes: usize,
+        counters: Arc<ShardCounters>,
+        access_log: ShardLog,
+        to_control: Sender<FromShard>,
+    ) -> std::io::Result<Rc<Shard>> {
+        Ok(Rc::new(Shard {
+            id,
+            count,
+            counters: counters.clone(),
+            buffers: Buffers::new(buffer_bytes),
+            pipes: Pipes::default(),
+            date: Date::default(),
+            rng: RefCell::new(Rng::new(seed())),
+            parking: Parking::new()?,
+            request_ids: RefCell::new(RequestIds::new(seed())),
+            access_log: RefCell::new(access_log),
+            plan: RefCell::new(Rc::new(ShardPlan::empty(counters))),
+            drain: Cell::new(None),
+            sessions: RefCell::new(Slab::with_capacity(1024)),
+            listeners: RefCell::new(Vec::new()),
+            listeners_open: Cell::new(0),
+            to_control,
+            main: Cell::new(None),
+        }))
+    }
+
+    /// The plan that new requests are served by. A request keeps the one that it began with.
+    pub fn plan(&self) -> Rc<ShardPlan> {
+        self.plan.borrow().clone()
+    }
+
+    /// Logs a request, if its listener does.
+    pub fn log(&self, listener: &Listener, record: &Record<'_>) {
+        if let Some(AccessLog { path, format }) = &listener.access_log {
+            let mut log = self.access_log.borrow_mut();
+            let sink = log.sink(path);
+            log.log(sink, *format, record);
+        }
+    }
+
+    /// How far the orderly end has come, if it has begun.
+    pub fn drain(&self) -> Option<Drain> {
+        self.drain.get()
+    }
+
+    /// Whether answers should say `Connection: close`.
+    pub fn is_draining(&self) -> bool {
+        self.drain.get().is_some()
+    }
+
+    /// Enters a session, so that a drain can wake it. Leave with [`Shard::leave`].
+    pub fn enter(&self, waker: Waker) -> usize {
+        self.sessions.borrow_mut().insert(waker)
+    }
+
+    /// A session has ended.
+    pub fn leave(&self, key: usize) {
+        self.sessions.borrow_mut().remove(key);
+        self.look_again_if_draining();
+    }
+
+    /// A listener has emptied its queue and closed.
+    pub fn listener_closed(&self) {
+        self.listeners_open.set(self.listeners_open.get() - 1);
+        self.look_again_if_draining();
+    }
+
+    /// Runs until the control thread has ended it.
+    pub async fn run(self: Rc<Shard>, mut inbox: Inbox<ToShard>, listeners: Vec<Listening>) {
+        let bell = match inbox.fd().try_clone_to_owned().and_then(Socket::adopt) {
+            Ok(bell) => bell,
+            Err(error) => panic!("shard {}: cannot wait for messages: {error}", self.id),
+        };
+        let mut listeners = Some(listeners);
+        net::spawn(self.clone().keep_house());
+        net::spawn(parking::run(self.clone()));
+        loop {
+            let mut applied = 0;
+            while let Some(message) = inbox.pop() {
+                if !self.apply(message, &mut listeners) {
+                    return;
+                }
+                applied += 1;
+                if applied == MESSAGES_PER_TURN_MAX {
+                    applied = 0;
+                    net::yield_now().await;
+                }
+            }
+            if self.has_drained() {
+                self.access_log.borrow_mut().flush();
+                self.tell(FromShard::Drained { shard: self.id });
+                return;
+            }
+            if !inbox.prepare_sleep() {
+                continue;
+            }
+            self.sleep(&bell).await;
+            inbox.wake_up();
+        }
+    }
+
+    /// Waits for a message, or for a session to say that something has changed.
+    async fn sleep(&self, bell: &Socket) {
+        let mut rung = std::pin::pin!(bell.readable());
+        let mut first = true;
+        std::future::poll_fn(|context| {
+            self.main.set(Some(context.waker().clone()));
+            let woken = !std::mem::replace(&mut first, false);
+            match rung.as_mut().poll(context) {
+                std::task::Poll::Pending if woken => std::task::Poll::Ready(()),
+                other => other.map(|_| ()),
+            }
+        })
+        .await;
+        self.main.set(None);
+    }
+
+    /// False when the shard has to end now.
+    fn apply(self: &Rc<Shard>, message: ToShard, listeners: &mut Option<Vec<Listening>>) -> bool {
+        match message {
+            ToShard::Plan(plan) => {
+                let old = self.plan();
+                if plan.generation <= old.generation() {
+                    return true;
+                }
+                let generation = plan.generation;
+                let new =
+                    ShardPlan::replacing(&old, plan, &self.counters, &mut self.rng.borrow_mut());
+                *self.plan.borrow_mut() = Rc::new(new);
+                if let Some(listeners) = listeners.take() {
+                    for (index, listening) in listeners.into_iter().enumerate() {
+                        self.start_listener(index, listening);
+                    }
+                }
+                self.counters.plan_generation.set(generation as i64);
+                self.tell(FromShard::PlanApplied { shard: self.id, generation });
+            }
+            ToShard::Drain(step) if Some(step) > self.drain.get() => {
+                self.drain.set(Some(step));
+                if step == Drain::Cut {
+                    self.access_log.borrow_mut().flush();
+                    self.tell(FromShard::Drained { shard: self.id });
+                    return false;
+                }
+                if step == Drain::Close {
+                    self.parking.close_all();
+                }
+                for (_, session) in self.sessions.borrow().iter() {
+                    session.wake_by_ref();
+                }
+                for listener in self.listeners.borrow().iter() {
+                    listener.wake();
+                }
+            }
+            ToShard::Drain(_) => {}
+            ToShard::StopNow => return false,
+        }
+        true
+    }
+
+    fn start_listener(self: &Rc<Shard>, index: usize, listening: Listening) {
+        match ListenerState::new(index, listening.socket) {
+            Ok(state) => {
+                let state = Rc::new(state);
+                self.listeners.borrow_mut().push(state.clone());
+                self.listeners_open.set(self.listeners_open.get() + 1);
+                net::spawn(accept::run(self.clone(), state));
+            }
+            Err(error) => panic!("shard {}: cannot watch a listening socket: {error}", self.id),
+        }
+    }
+
+    fn has_drained(&self) -> bool {
+        self.drain.get() >= Some(Drain::Close)
+            && self.listeners_open.get() == 0
+            && self.sessions.borrow().is_empty()
+    }
+
+    fn look_again_if_draining(&self) {
+        if self.is_draining()
+            && let Some(main) = self.main.take()
+        {
+            main.wake();
+        }
+    }
+
+    fn tell(&self, message: FromShard) {
+        if self.to_control.send(message).is_err() {
+            tracing::warn!(shard = self.id, "the control thread does not take messages");
+        }
+    }
+
+    /// Closes stale connections, and hands finished log lines on.
+    async fn keep_house(self: Rc<Shard>) {
+        loop {
+            net::sleep(SWEEP_EVERY).await;
+            let now = Nanos::now();
+            self.plan().sweep(now);
+            self.parking.sweep(now);
+            self.access_log.borrow_mut().flush();
+            self.counters.buffers_in_use.set(self.buffers.in_use() as i64);
+        }
+    }
+}
+
+/// A bound socket, and what it is for.
+pub struct Listening {
+    /// Bound and listening, non-blocking, one of a SO_REUSEPORT group.
+    pub socket: std::os::fd::OwnedFd,
+}
+
+/// A seed that nobody can guess.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(std::time::SystemTime::now())
+}

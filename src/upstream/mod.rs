@@ -1,0 +1,172 @@
+//! Connections to endpoints: one shard's pool, and what it knows of each endpoint.
+//!
+//! The pool is last in, first out: the connection used last is the likeliest to be still open, and
+//! the surplus ages at the other end, where the shard's housekeeping takes it away.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::metrics::ShardCounters;
+use crate::net::Socket;
+use crate::plan::Pool;
+use crate::time::Nanos;
+
+/// One endpoint, as one shard knows it. Lives as long as the plans that name it.
+pub struct Endpoint {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What the configuration calls it.
+    pub name: String,
+    /// Exchanges of this shard that it has not finished.
+    in_flight: Cell<u32>,
+    /// It last answered in HTTP/1.0: it must not be sent a transfer coding (RFC 9112, 6.1).
+    speaks_http10: Cell<bool>,
+    /// No plan names it any more: nothing is kept for it.
+    retired: Cell<bool>,
+    idle: RefCell<Vec<Idle>>,
+    counters: Arc<ShardCounters>,
+}
+
+/// An open connection, counted as such until it is closed.
+struct Link {
+    socket: Socket,
+    born: Nanos,
+    requests: u64,
+    counters: Arc<ShardCounters>,
+}
+
+/// A kept connection.
+struct Idle {
+    link: Link,
+    since: Nanos,
+}
+
+/// A connection that an exchange has borrowed. Dropping it closes it.
+pub struct Connection {
+    /// Whether it carried a request before this one.
+    pub reused: bool,
+    endpoint: Rc<Endpoint>,
+    link: Link,
+}
+
+/// Counts one exchange at its endpoint for as long as it lives.
+pub struct InFlight(Rc<Endpoint>);
+
+impl Endpoint {
+    /// An endpoint without connections.
+    pub fn new(address: SocketAddr, name: &str, counters: Arc<ShardCounters>) -> Endpoint {
+        Endpoint {
+            address,
+            name: name.to_owned(),
+            in_flight: Cell::new(0),
+            speaks_http10: Cell::new(false),
+            retired: Cell::new(false),
+            idle: RefCell::new(Vec::new()),
+            counters,
+        }
+    }
+
+    /// Exchanges of this shard that it has not finished.
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.get()
+    }
+
+    /// Counts an exchange until the guard is dropped.
+    pub fn begin(self: &Rc<Endpoint>) -> InFlight {
+        self.in_flight.set(self.in_flight.get() + 1);
+        InFlight(self.clone())
+    }
+
+    /// Whether its last answer was in HTTP/1.0.
+    pub fn speaks_http10(&self) -> bool {
+        self.speaks_http10.get()
+    }
+
+    /// Notes the version of an answer.
+    pub fn answered_in_http10(&self, http10: bool) {
+        self.speaks_http10.set(http10);
+    }
+
+    /// The youngest kept connection that may still be used.
+    pub fn take_idle(self: &Rc<Endpoint>, pool: &Pool, now: Nanos) -> Option<Connection> {
+        loop {
+            let Idle { link, since } = self.idle.borrow_mut().pop()?;
+            self.counters.upstream_idle.sub(1);
+            let fresh = now.since(since) < pool.idle_timeout
+                && now.since(link.born) < pool.age_max
+                && link.socket.is_quiet();
+            if fresh {
+                self.counters.upstream_reuses.add(1);
+                return Some(Connection { reused: true, endpoint: self.clone(), link });
+            }
+        }
+    }
+
+    /// Opens a connection. The caller bounds the time.
+    pub async fn connect(self: &Rc<Endpoint>) -> io::Result<Connection> {
+        let socket = Socket::connect(self.address).await.inspect_err(|_| {
+            self.counters.upstream_connect_failures.add(1);
+        })?;
+        self.counters.upstream_connects.add(1);
+        self.counters.upstream_open.add(1);
+        let counters = self.counters.clone();
+        let link = Link { socket, born: Nanos::now(), requests: 0, counters };
+        Ok(Connection { reused: false, endpoint: self.clone(), link })
+    }
+
+    /// Closes what has been idle for too long, and tells whether anything is left.
+    pub fn sweep(&self, pool: &Pool, now: Nanos) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        // The oldest stand in front.
+        let stale = idle.iter().take_while(|kept| now.since(kept.since) >= pool.idle_timeout);
+        let stale = stale.count();
+        self.counters.upstream_idle.sub(stale as i64);
+        idle.drain(..stale);
+        !idle.is_empty()
+    }
+
+    /// Nothing names it any more: closes what is kept, and keeps nothing that comes back.
+    pub fn retire(&self) {
+        self.retired.set(true);
+        let mut idle = self.idle.borrow_mut();
+        self.counters.upstream_idle.sub(idle.len() as i64);
+        idle.clear();
+    }
+}
+
+impl Connection {
+    /// Its socket.
+    pub fn socket(&self) -> &Socket {
+        &self.link.socket
+    }
+
+    /// Gives the connection back for the next exchange, unless it is used up or enough are kept.
+    /// Only for one whose answer was read to its end, and nothing after it.
+    pub fn keep(self, pool: &Pool, now: Nanos) {
+        let Connection { endpoint, mut link, .. } = self;
+        link.requests += 1;
+        let used_up = (pool.requests_max != 0 && link.requests >= pool.requests_max)
+            || now.since(link.born) >= pool.age_max;
+        let mut idle = endpoint.idle.borrow_mut();
+        if used_up || endpoint.retired.get() || idle.len() >= pool.idle_max as usize {
+            return;
+        }
+        endpoint.counters.upstream_idle.add(1);
+        idle.push(Idle { link, since: now });
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.counters.upstream_open.sub(1);
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.set(self.0.in_flight.get() - 1);
+    }
+}
