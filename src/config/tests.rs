@@ -218,6 +218,33 @@ fn budgets_hold() {
     assert!(bad(yaml("a: &a [*a]"))[0].contains("alias"));
 }
 
+/// A report is bounded, and warnings never hide an error.
+#[test]
+fn many_problems_are_a_short_report() {
+    let routes = "  - {cluster: app}\n".repeat(1_000);
+    let text = format!("{MINIMAL}routes:\n{routes}  - {{cluster: ap}}\n");
+    let problems = bad(yaml(&text));
+    assert_eq!(problems.len(), error::FINDINGS_MAX);
+    assert!(problems.iter().any(|it| it.contains("no cluster is named 'ap'")));
+    let routes = "  - {cluster: ap}\n".repeat(1_000);
+    let problems = bad(yaml(&format!("{MINIMAL}routes:\n{routes}")));
+    assert!(problems.len() <= error::FINDINGS_MAX);
+    let clusters = "  - {name: x, endpoints: [nothing]}\n".repeat(1_000);
+    assert!(bad(yaml(&format!("{MINIMAL}{clusters}"))).len() <= error::FINDINGS_MAX);
+}
+
+#[test]
+fn weights_that_cannot_be_added_are_refused() {
+    let part = |index| format!("  - {{name: c{index}, weight: 1000000}}\n");
+    let cluster = |index| format!("  - {{name: c{index}, endpoints: [a:1]}}\n");
+    let parts: String = (0..4_300).map(part).collect();
+    let clusters: String = (0..4_300).map(cluster).collect();
+    let text = format!(
+        "listeners: [{{address: 127.0.0.1:1}}]\nclusters:\n{clusters}routes:\n- clusters:\n{parts}"
+    );
+    assert_eq!(bad(yaml(&text)), ["4304:3 the weights add up to more than 4294967295"]);
+}
+
 #[test]
 fn a_second_text_is_laid_over_the_first() {
     let over = "listeners: [{address: 127.0.0.1:99}]\nlog: {level: chatty}";
