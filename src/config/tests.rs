@@ -221,8 +221,9 @@ fn budgets_hold() {
 /// A report is bounded, and warnings never hide an error.
 #[test]
 fn many_problems_are_a_short_report() {
-    let routes = "  - {cluster: app}\n".repeat(1_000);
-    let text = format!("{MINIMAL}routes:\n{routes}  - {{cluster: ap}}\n");
+    let everybody = ["0.0.0.0/0"; 1_000].join(", ");
+    let doubtful = format!("8080\n    forwarded: {{trusted: {{cidrs: [{everybody}]}}}}");
+    let text = MINIMAL.replace("8080", &doubtful) + "routes: [{cluster: ap}]\n";
     let problems = bad(yaml(&text));
     assert_eq!(problems.len(), error::FINDINGS_MAX);
     assert!(problems.iter().any(|it| it.contains("no cluster is named 'ap'")));
@@ -259,9 +260,11 @@ fn a_second_text_is_laid_over_the_first() {
     assert_eq!(errors.problems.len(), 1);
     assert!(errors.to_string().starts_with("over:2:14: error: 'chatty' is no log level"));
     let over = over.replace("chatty", "debug");
-    let config = parse_on(vec![text("a.yaml", MINIMAL), text("over", &over)], &machine, &|_| None);
+    let below = format!("{MINIMAL}log: {{format: json, level: off}}");
+    let config = parse_on(vec![text("a.yaml", &below), text("over", &over)], &machine, &|_| None);
     let config = config.unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(config.listeners[0].address.0.port(), 99);
+    assert_eq!((config.log.format, config.log.level.0.as_str()), (LogFormat::Json, "debug"));
     assert_eq!(config.clusters.len(), 1);
 }
 
