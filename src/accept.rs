@@ -170,8 +170,8 @@ pub async fn run(shard: Rc<Shard>, listener: Rc<ListenerState>) {
             }
         }
     }
+    socket.stop_listening();
     listener.socket.borrow_mut().take();
-    drop(socket);
     shard.listener_closed();
 }
 

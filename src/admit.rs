@@ -6,7 +6,6 @@
 //! ```
 
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -64,6 +63,10 @@ pub struct Order {
     pub upgrade: bool,
     /// Bytes of its head.
     pub head_bytes: usize,
+    /// Bytes of its body that travel with its head.
+    pub body_at_hand: u64,
+    /// Bytes of the body of our own answer.
+    pub own_body_bytes: usize,
     /// When its first byte was there.
     pub began: Nanos,
     /// Why we answer ourselves.
@@ -136,6 +139,8 @@ pub fn admit(
         keep_alive: head.keep_alive,
         upgrade: false,
         head_bytes: head.len,
+        body_at_hand: 0,
+        own_body_bytes: 0,
         began,
         reason: None,
         endpoint: None,
@@ -297,6 +302,7 @@ impl Order {
             (reason, _) => reason,
         };
         self.action = Action::Own { status: reason.status() };
+        self.own_body_bytes = if head_only { 0 } else { respond::body_bytes(reason) };
         let out = self.out.writer();
         respond::refusal(reason, &self.listener, persistence, head_only, &date, out);
     }
@@ -336,6 +342,7 @@ impl Order {
             route::Action::Forward(_) => {}
         }
         let status = own.status;
+        self.own_body_bytes = if own.head_only { 0 } else { own.body.len() };
         let add = |out: &mut Vec<u8>| {
             if !location.is_empty() {
                 encode::line(b"Location", location.filled(), out);
@@ -357,11 +364,31 @@ impl Order {
 /// gone by then.
 pub struct LogLine {
     text: Buffer,
-    method: Range<usize>,
-    target: Range<usize>,
-    fields: [Option<Range<usize>>; 5],
+    method: Span,
+    target: Span,
+    fields: [Span; 5],
     client: std::net::IpAddr,
     start: SystemTime,
+}
+
+/// A part of a log line's text; empty where there is none. Heads are far smaller than 4 GiB.
+#[derive(Clone, Copy, Default)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    /// Appends `bytes`, and tells where they are.
+    fn put(bytes: &[u8], text: &mut Vec<u8>) -> Span {
+        let start = text.len() as u32;
+        text.extend_from_slice(bytes);
+        Span { start, end: text.len() as u32 }
+    }
+
+    fn of(self, text: &[u8]) -> &[u8] {
+        &text[self.start as usize..self.end as usize]
+    }
 }
 
 /// The places in [`LogLine::fields`].
@@ -382,9 +409,9 @@ pub struct Ending {
     /// The endpoint that was asked.
     pub upstream: Option<SocketAddr>,
     /// Body bytes received.
-    pub received: u64,
-    /// Bytes sent.
-    pub sent: u64,
+    pub body_received: u64,
+    /// Body bytes sent.
+    pub body_sent: u64,
     /// When it ended.
     pub ended: Nanos,
 }
@@ -394,22 +421,18 @@ impl LogLine {
     fn begin(shard: &Shard, head: &RequestHead<'_, '_>) -> LogLine {
         let mut text = shard.buffers.take();
         let out = text.writer();
-        let mut put = |bytes: &[u8]| {
-            let start = out.len();
-            out.extend_from_slice(bytes);
-            start..out.len()
-        };
+        let mut put = |bytes: &[u8]| Span::put(bytes, out);
         let method = put(head.method_bytes);
         let mut target = put(head.target.path().unwrap_or(b"*"));
         if let Some(query) = head.target.query() {
             target.end = put(b"?").end;
             target.end = put(query).end;
         }
-        let mut fields = [const { None }; 5];
-        fields[HOST] = Some(put(head.host));
+        let mut fields = [Span::default(); 5];
+        fields[HOST] = put(head.host);
         for (place, kind) in LOGGED.iter().enumerate() {
             if let Some(value) = kind.and_then(|kind| head.fields.first(kind)) {
-                fields[place] = Some(put(value));
+                fields[place] = put(value);
             }
         }
         let client = std::net::Ipv4Addr::UNSPECIFIED.into();
@@ -422,18 +445,14 @@ impl LogLine {
         for (place, range) in
             [(REQUEST_ID, &written.request_id), (FORWARDED_FOR, &written.forwarded_for)]
         {
-            if !range.is_empty() {
-                let start = text.len();
-                text.extend_from_slice(&out[range.clone()]);
-                self.fields[place] = Some(start..text.len());
-            }
+            self.fields[place] = Span::put(&out[range.clone()], text);
         }
     }
 
     /// Writes the line.
     pub fn finish(self, shard: &Shard, order: &Order, ending: &Ending) {
         let text = self.text.filled();
-        let field = |place: usize| self.fields[place].clone().map(|range| &text[range]);
+        let field = |place: usize| Some(self.fields[place].of(text)).filter(|it| !it.is_empty());
         let plan = order.plan.shared();
         let cluster = match order.action {
             Action::Forward { cluster, .. } => Some(plan.clusters[cluster].name.as_str()),
@@ -442,13 +461,13 @@ impl LogLine {
         let record = Record {
             start: self.start,
             client: self.client,
-            method: &text[self.method.clone()],
-            target: &text[self.target.clone()],
+            method: self.method.of(text),
+            target: self.target.of(text),
             protocol: protocol(order.version),
             status: ending.status,
             reason: ending.reason,
-            body_bytes_received: ending.received,
-            body_bytes_sent: ending.sent,
+            body_bytes_received: ending.body_received,
+            body_bytes_sent: ending.body_sent,
             duration_ns: ending.ended.since(order.began).as_nanos() as u64,
             upstream_duration_ns: None,
             host: field(HOST),
@@ -487,7 +506,7 @@ pub fn log_refused(
         status: reason.status(),
         reason: Some(reason),
         body_bytes_received: 0,
-        body_bytes_sent: 0,
+        body_bytes_sent: respond::body_bytes(reason) as u64,
         duration_ns: Nanos::now().since(began).as_nanos() as u64,
         upstream_duration_ns: None,
         host: None,

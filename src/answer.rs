@@ -7,6 +7,7 @@ use crate::http::head::{Framing, HeadLimits, Method, Parsed, Scratch, Version, p
 use crate::reason::Reason;
 use crate::relay::Outgoing;
 use crate::route::HeaderRules;
+use crate::shard::buffers::HEAD_BYTES_MAX;
 
 /// What was found at the beginning of the received bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,22 +42,31 @@ pub struct Answered {
 /// Room for an answer's head, before it is refused. Origins are trusted further than clients.
 const LIMITS: HeadLimits = HeadLimits {
     uri_bytes_max: 8 * 1024,
-    head_bytes_max: 120 * 1024,
+    head_bytes_max: HEAD_BYTES_MAX,
     fields_max: crate::http::head::FIELDS_MAX,
     lenient_line_ends: false,
 };
 
-/// Looks for a head in `bytes`, and writes it to `reply` as it leaves. `stays` says whether the
-/// client's connection may stay open behind it.
+/// What surrounds an answer.
+pub struct Context<'a> {
+    /// The route's rules for its fields.
+    pub rules: &'a HeaderRules,
+    /// Whether the client's connection may stay open behind it.
+    pub stays: bool,
+    /// Whether the request's body is still arriving. A refusal then ends the connection.
+    pub uploading: bool,
+    /// The current date.
+    pub date: &'a [u8],
+}
+
+/// Looks for a head in `bytes`, and writes it to `reply` as it leaves.
 ///
 /// # Errors
 /// [`Reason::BadAnswer`] for a head that breaks RFC 9112, or an upgrade that nobody asked for.
 pub fn take(
     bytes: &[u8],
     order: &Order,
-    rules: &HeaderRules,
-    stays: bool,
-    date: &[u8],
+    context: &Context<'_>,
     reply: &mut Vec<u8>,
 ) -> Result<Taken, Reason> {
     let mut scratch = Scratch::new();
@@ -83,6 +93,7 @@ pub fn take(
             (Framing::UntilClose, Outgoing::Identity)
         }
     };
+    let stays = context.stays && !(context.uploading && head.status >= 300);
     let persistence = match () {
         () if switches => Persistence::Upgrade,
         () if interim => Persistence::Implied,
@@ -99,10 +110,15 @@ pub fn take(
         stated_length: head.content_length.filter(|_| states_length),
         persistence,
         dropped: KindSet::default(),
-        rules: if interim { &no_rules } else { rules },
-        date,
+        rules: if interim { &no_rules } else { context.rules },
+        date: context.date,
     };
-    encode::answer(bytes, &head, &edits, |_| {}, reply);
+    let via = |out: &mut Vec<u8>| {
+        if !interim && !edits.rules.drops(b"via") {
+            order.listener.forwarding.write_via(head.version, out);
+        }
+    };
+    encode::answer(bytes, &head, &edits, via, reply);
     if interim {
         return Ok(Taken::Interim(head.len));
     }

@@ -15,6 +15,16 @@
 //! misses the flag, and the message lies there until the next one. (With them one of the two
 //! must see what the other wrote.)
 
+mod sleep_flag;
+
+#[cfg(test)]
+mod model;
+
+/// What [`sleep_flag`] is made of; the model puts loom's in its place.
+mod atomic {
+    pub(super) use std::sync::atomic::{AtomicBool, Ordering, fence};
+}
+
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -22,6 +32,8 @@ use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use sleep_flag::SleepFlag;
 
 /// The receiving end. One thread owns it; it may be made on another and moved there.
 #[derive(Debug)]
@@ -177,40 +189,7 @@ fn nonblocking_eventfd() -> io::Result<OwnedFd> {
     Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
-#[cfg(not(loom))]
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicBool, Ordering, fence};
-
-/// The flag and its two fences, apart from the rest so that a model checker can drive them.
-#[derive(Debug)]
-struct SleepFlag(AtomicBool);
-
-impl SleepFlag {
-    fn new() -> Self {
-        SleepFlag(AtomicBool::new(false))
-    }
-
-    /// Receiver, before its second look.
-    fn raise(&self) {
-        self.0.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-    }
-
-    /// Receiver, when it is up.
-    fn lower(&self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
-
-    /// Sender, after its push.
-    fn raised(&self) -> bool {
-        fence(Ordering::SeqCst);
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use std::thread;
@@ -305,34 +284,5 @@ mod tests {
         for thread in threads {
             thread.join().unwrap();
         }
-    }
-}
-
-/// `RUSTFLAGS="--cfg loom" cargo test --lib mailbox`: every interleaving of one push with one
-/// going to sleep, under the memory model rather than under this machine's.
-#[cfg(all(test, loom))]
-mod model {
-    use super::SleepFlag;
-    use loom::sync::Arc;
-    use loom::sync::atomic::{AtomicBool, Ordering};
-    use loom::thread;
-
-    #[test]
-    fn either_the_message_or_the_flag_is_seen() {
-        loom::model(|| {
-            let flag = Arc::new(SleepFlag::new());
-            let queue = Arc::new(AtomicBool::new(false));
-            let sender = {
-                let (flag, queue) = (flag.clone(), queue.clone());
-                thread::spawn(move || {
-                    queue.store(true, Ordering::Release);
-                    flag.raised()
-                })
-            };
-            flag.raise();
-            let seen = queue.load(Ordering::Acquire);
-            let rung = sender.join().unwrap();
-            assert!(seen || rung, "the receiver sleeps, and nobody wakes it");
-        });
     }
 }

@@ -15,8 +15,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use monoio::net::TcpStream;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
 use crate::time::Nanos;
+
+/// A full socket is no reason to block, nor a closed one for SIGPIPE.
+const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 /// A non-blocking descriptor whose readiness can be awaited on this shard. Mostly a TCP socket, but
 /// listening sockets, eventfds and epoll instances do as well.
@@ -72,53 +77,39 @@ impl Socket {
 
     /// Reads what is there. `Ok(0)` is the end of the stream.
     pub fn try_recv(&self, into: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
-        // SAFETY: the kernel writes at most `into.len()` bytes to memory that we hold exclusively.
-        let result = unsafe {
-            libc::recv(self.raw(), into.as_mut_ptr().cast(), into.len(), libc::MSG_DONTWAIT)
-        };
-        length(result)
+        let (_, count) = rustix::net::recv(self, into, RecvFlags::DONTWAIT)?;
+        Ok(count)
     }
 
     /// Writes as much as the socket takes of one slice.
     pub fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
-        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        // SAFETY: the kernel reads `bytes.len()` bytes that are borrowed for the call.
-        length(unsafe { libc::send(self.raw(), bytes.as_ptr().cast(), bytes.len(), flags) })
+        Ok(rustix::net::send(self, bytes, SEND)?)
     }
 
     /// Writes as much as the socket takes of several slices, in one call.
     pub fn try_send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        // SAFETY: an all-zero msghdr is valid; the slices outlive the call, and IoSlice has the
-        // layout of iovec.
-        let result = unsafe {
-            let mut message: libc::msghdr = std::mem::zeroed();
-            message.msg_iov = slices.as_ptr().cast_mut().cast();
-            message.msg_iovlen = slices.len() as _;
-            libc::sendmsg(self.raw(), &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
-        };
-        length(result)
+        Ok(rustix::net::sendmsg(self, slices, &mut SendAncillaryBuffer::default(), SEND)?)
     }
 
     /// Whether nothing waits to be read: neither bytes nor an end nor an error. A kept connection
     /// that is not quiet must not be used again.
     pub fn is_quiet(&self) -> bool {
-        let mut byte = MaybeUninit::<u8>::uninit();
-        let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
-        // SAFETY: one byte is written at most, to a byte that we own.
-        let result = unsafe { libc::recv(self.raw(), byte.as_mut_ptr().cast(), 1, flags) };
-        result < 0 && would_block(&io::Error::last_os_error())
+        self.peek() == Err(Errno::AGAIN)
     }
 
     /// Whether the peer has closed its side, or the connection failed. False while bytes wait.
     pub fn is_closed(&self) -> bool {
-        let mut byte = MaybeUninit::<u8>::uninit();
-        let flags = libc::MSG_DONTWAIT | libc::MSG_PEEK;
-        // SAFETY: as above.
-        match unsafe { libc::recv(self.raw(), byte.as_mut_ptr().cast(), 1, flags) } {
-            0 => true,
-            1.. => false,
-            _ => !would_block(&io::Error::last_os_error()),
+        match self.peek() {
+            Ok(count) => count == 0,
+            Err(error) => error != Errno::AGAIN,
         }
+    }
+
+    /// How many bytes wait to be read, 1 at most; 0 at the end of the stream.
+    fn peek(&self) -> Result<usize, Errno> {
+        let mut byte = [MaybeUninit::uninit()];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+        rustix::net::recv(self, &mut byte, flags).map(|(_, count)| count)
     }
 
     /// Ends our side of the stream; the peer reads an end.
@@ -126,15 +117,21 @@ impl Socket {
         let _ = rustix::net::shutdown(self, rustix::net::Shutdown::Write);
     }
 
+    /// Stops a listening socket at once, even where an abandoned wait keeps it open.
+    pub fn stop_listening(&self) {
+        let _ = rustix::net::shutdown(self, rustix::net::Shutdown::Both);
+    }
+
     /// Makes the close send a reset, so that the peer cannot take what it has for everything.
     pub fn reset_on_close(&self) {
         let _ = rustix::net::sockopt::set_socket_linger(self, Some(std::time::Duration::ZERO));
     }
 
-    /// Takes the descriptor back from the runtime. `None` where an abandoned wait still holds it.
+    /// Takes the descriptor back from the runtime; a copy of it, where an abandoned wait may still
+    /// hold the original for a moment.
     pub fn into_descriptor(mut self) -> Option<OwnedFd> {
         if self.abandoned.get() {
-            return None;
+            return self.as_fd().try_clone_to_owned().ok();
         }
         let stream = self.stream.take()?;
         // SAFETY: into_raw_fd gives up the only reference; no wait is in flight.
@@ -195,11 +192,6 @@ impl Drop for Wait<'_> {
 /// Whether an error only says "not now".
 pub fn would_block(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
-}
-
-/// What a system call returned, as a length.
-pub(crate) fn length(result: isize) -> io::Result<usize> {
-    usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
 /// One kept timer that is moved rather than made anew. Moving it later costs a store: the entry in

@@ -119,7 +119,8 @@ pub struct Relay<'a> {
 
 /// What a look at the received bytes found.
 struct Framed {
-    spans: [Range<usize>; SPANS_MAX],
+    /// Where data begins and ends in the buffer, which is far smaller than 4 GiB.
+    spans: [(u32, u32); SPANS_MAX],
     spans_used: usize,
     /// Bytes of the buffer that are dealt with once the spans are sent.
     consumed: usize,
@@ -129,7 +130,7 @@ struct Framed {
 
 impl Relay<'_> {
     /// Runs until the body's last byte was written.
-    pub async fn run(mut self) -> Result<(), Broken> {
+    pub async fn run(&mut self) -> Result<(), Broken> {
         let mut trailers = Vec::new();
         let mut turn_bytes = 0;
         loop {
@@ -166,7 +167,7 @@ impl Relay<'_> {
     fn frame(&mut self, trailers: &mut Vec<u8>) -> Result<Framed, Reason> {
         let bytes = self.buffer.filled();
         let mut framed = Framed {
-            spans: [const { 0..0 }; SPANS_MAX],
+            spans: [(0, 0); SPANS_MAX],
             spans_used: 0,
             consumed: 0,
             data_bytes: 0,
@@ -269,7 +270,7 @@ impl Relay<'_> {
             put(size_line.write(framed.data_bytes));
         }
         for span in &framed.spans[..framed.spans_used] {
-            put(&bytes[span.clone()]);
+            put(&bytes[span.0 as usize..span.1 as usize]);
         }
         if chunked && framed.data_bytes > 0 {
             put(b"\r\n");
@@ -291,7 +292,7 @@ impl Relay<'_> {
     /// The end of a body that ended with its connection.
     async fn finish(&mut self) -> Result<(), Broken> {
         let mut end = Framed {
-            spans: [const { 0..0 }; SPANS_MAX],
+            spans: [(0, 0); SPANS_MAX],
             spans_used: 0,
             consumed: 0,
             data_bytes: 0,
@@ -417,7 +418,7 @@ impl Framed {
             return;
         }
         self.data_bytes += span.len();
-        self.spans[self.spans_used] = span;
+        self.spans[self.spans_used] = (span.start as u32, span.end as u32);
         self.spans_used += 1;
     }
 }

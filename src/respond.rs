@@ -77,6 +77,11 @@ pub fn refusal(
     own.write(allow, out);
 }
 
+/// Bytes of the body that [`refusal`] writes.
+pub fn body_bytes(reason: Reason) -> usize {
+    phrase(reason.status()).len()
+}
+
 /// The reason phrase of RFC 9110, 15; `Status` for what is not listed there.
 pub fn phrase(status: u16) -> &'static str {
     match status {

@@ -8,15 +8,15 @@
 
 use std::cell::Cell;
 use std::future::Future;
-use std::io;
-use std::pin::pin;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use crate::accept::{Client, ClientInfo};
 use crate::admit::{self, Action, Admission, Order};
-use crate::answer::{self, Answered, Taken};
+use crate::answer::{self, Answered, Context, Taken};
 use crate::http::encode::Persistence;
 use crate::http::head::Framing;
 use crate::net::{Socket, Timer, would_block};
@@ -43,6 +43,9 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// And at most so many bytes.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 
+/// Bodies up to this are copied behind their heads, to leave in a write of one piece.
+const COPY_BYTES_MAX: usize = 2 * 1024;
+
 /// Interim answers (1xx) to one request; more is an origin gone mad.
 const INTERIM_ANSWERS_MAX: u32 = 16;
 
@@ -66,6 +69,7 @@ pub async fn run(shard: Rc<Shard>, client: Client) {
     if let Some(due) = parked_until {
         shard.parking.park(Client { socket, info }, due);
     }
+    shard.needs_housekeeping();
     drop(entered);
 }
 
@@ -120,8 +124,12 @@ struct Outcome {
     status: u16,
     reason: Option<Reason>,
     endpoint: Option<Rc<Endpoint>>,
+    /// Bytes to the client, heads included.
     sent: u64,
-    received: u64,
+    /// Body bytes to the client.
+    body_sent: u64,
+    /// Body bytes from the client.
+    body_received: u64,
     next: Next,
 }
 
@@ -132,8 +140,9 @@ struct Failure {
     told: Option<(u16, Next)>,
     /// The request's body was not received to its end.
     body_left: bool,
-    /// Bytes that the client has received.
+    /// Bytes that were sent to the client, and those of a body among them.
     sent: u64,
+    body_sent: u64,
 }
 
 /// An exchange that came to its end.
@@ -148,6 +157,12 @@ enum Undone {
     NotAnswered(NoAnswer),
     /// A part of it has.
     CutOff(Failure),
+}
+
+/// What came first in an exchange whose request body is still arriving.
+enum First {
+    Uploaded(Result<(), Broken>),
+    Answered(Result<Answered, NoAnswer>),
 }
 
 /// What ended a wait for bytes.
@@ -293,8 +308,8 @@ impl Session {
         let now = Nanos::now();
         self.info.waiting_since = now;
         self.timer.set(Nanos::NEVER);
+        shard.needs_housekeeping();
         shard.counters.requests_in_flight.sub(1);
-        shard.counters.bytes_received.add(outcome.received);
         shard.counters.bytes_sent.add(outcome.sent);
         if let Some(reason) = outcome.reason {
             shard.counters.refuse(reason);
@@ -316,7 +331,10 @@ impl Session {
             );
         }
         shard.buffers.give_back(order.out);
-        outcome.next
+        match outcome.next {
+            Next::Close => self.close_politely(),
+            next => next,
+        }
     }
 
     /// Sends an answer that the order holds already.
@@ -328,12 +346,13 @@ impl Session {
             reason: order.reason,
             endpoint: None,
             sent: order.out.len() as u64,
-            received: 0,
+            body_sent: order.own_body_bytes as u64,
+            body_received: 0,
             next: match sent {
                 Err(_) => Next::Close,
                 Ok(()) if body_left => Next::Linger,
                 Ok(()) if order.keep_alive && !self.shard.is_draining() => Next::Request,
-                Ok(()) => self.close_politely(),
+                Ok(()) => Next::Close,
             },
         }
     }
@@ -374,14 +393,21 @@ impl Session {
 
     /// Answers for an exchange that failed, if the client can still be told.
     async fn fail(&mut self, order: &mut Order, failure: Failure) -> Outcome {
-        let Failure { reason, told, body_left, sent } = failure;
+        let Failure { reason, told, body_left, sent, body_sent } = failure;
         let nobody_listens = matches!(reason, Reason::ClientGone | Reason::ClientStalled);
         let unanswered = (reason.status(), Next::Reset);
         let (status, next) = told.unwrap_or(unanswered);
         let endpoint = order.endpoint.clone();
         let reason_told = Some(reason);
-        let mut outcome =
-            Outcome { status, reason: reason_told, endpoint, sent, received: 0, next };
+        let mut outcome = Outcome {
+            status,
+            reason: reason_told,
+            endpoint,
+            sent,
+            body_sent,
+            body_received: 0,
+            next,
+        };
         if told.is_some() || nobody_listens {
             return outcome;
         }
@@ -395,11 +421,12 @@ impl Session {
         let listener = order.listener.clone();
         respond::refusal(reason, &listener, persistence, head_only, &date, order.out.writer());
         outcome.sent = order.out.len() as u64;
+        outcome.body_sent = if head_only { 0 } else { respond::body_bytes(reason) as u64 };
         outcome.next = match self.send_within(order.out.filled(), &listener).await {
             Err(_) => Next::Close,
             Ok(()) if body_left || broken_body => Next::Linger,
             Ok(()) if stays => Next::Request,
-            Ok(()) => self.close_politely(),
+            Ok(()) => Next::Close,
         };
         outcome
     }
@@ -412,7 +439,8 @@ impl Session {
         hash: Option<u64>,
     ) -> Result<Outcome, Failure> {
         let shard = self.shard.clone();
-        let failure = |reason, body_left| Failure { reason, told: None, body_left, sent: 0 };
+        let failure =
+            |reason, body_left| Failure { reason, told: None, body_left, sent: 0, body_sent: 0 };
         let mut body_left = !matches!(order.framing, Framing::None);
         let Some(endpoint) = order.plan.pick(cluster, hash, None) else {
             return Err(failure(Reason::NoEndpoint, body_left));
@@ -429,6 +457,7 @@ impl Session {
             let length = length as usize;
             order.out.writer().extend_from_slice(&self.inbound.filled()[..length]);
             self.inbound.consume(length);
+            order.body_at_hand = length as u64;
             body_left = false;
         }
         if self.inbound.is_empty() {
@@ -439,13 +468,20 @@ impl Session {
         loop {
             let connection = match kept.take() {
                 Some(connection) => connection,
-                None => self
-                    .connect(&endpoint, order.plan.cluster(cluster).connect_timeout)
-                    .await
-                    .map_err(|reason| failure(reason, body_left))?,
+                None => {
+                    let limit = order.plan.cluster(cluster).connect_timeout;
+                    let connection = self.connect(&endpoint, limit).await;
+                    let connection = connection.map_err(|reason| failure(reason, body_left))?;
+                    if !connection.socket().is_quiet() {
+                        // It spoke before it was asked: whatever that is, it is no answer.
+                        return Err(failure(Reason::BadAnswer, body_left));
+                    }
+                    connection
+                }
             };
             let exchanged = if body_left {
-                self.exchange_with_upload(order, &connection).await
+                // Boxed: it is large and rare, and every session would have to hold room for it.
+                Box::pin(self.exchange_with_upload(order, &connection)).await
             } else {
                 self.exchange(order, &connection).await
             };
@@ -482,7 +518,8 @@ impl Session {
     ) -> Result<Connection, Reason> {
         self.timer.set(Nanos::now().after(limit));
         let connected =
-            within(&mut self.timer, endpoint.connect(), |_| Err(Reason::ConnectTimeout)).await;
+            within(&mut self.timer, pin!(endpoint.connect()), |_| Err(Reason::ConnectTimeout))
+                .await;
         match connected {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => {
@@ -504,7 +541,8 @@ impl Session {
         let watch = Cell::new(false);
         let mut waiting = Waiting::new(order, &watch);
         timer.set(waiting.begin(order.began));
-        let mut asking = Asking::new(shard, order);
+        let uploading = Cell::new(false);
+        let mut asking = Asking::new(shard, order, &uploading);
         let asked = async {
             if send(upstream, order.out.filled()).await.is_err() && connection.reused {
                 return Err(NoAnswer::Stale);
@@ -512,15 +550,19 @@ impl Session {
             // After a failed write an answer may still be there to be read.
             asking.answer(upstream, socket, &watch).await
         };
-        let answered = within(timer, asked, |now| waiting.look(now)).await;
+        let answered = within(timer, pin!(asked), |now| waiting.look(now)).await;
         let answered = answered.map_err(NoAnswer::from).and_then(|answered| answered);
         let answered = answered.map_err(Undone::NotAnswered)?;
         let flow = Flow::default();
         if answered.persistence == Persistence::Upgrade {
-            return asking.tunnel(upstream, socket, timer, std::mem::take(inbound)).await;
+            let tunnel = asking.tunnel(upstream, socket, timer, std::mem::take(inbound));
+            return Box::pin(tunnel).await;
         }
-        let downloaded = asking.download(&answered, upstream, socket, timer, &flow).await;
-        asking.conclude(answered, connection, downloaded, &flow, true)
+        let downloaded = match asking.send_whole(&answered, socket, &flow) {
+            true => Ok(()),
+            false => asking.download(&answered, upstream, socket, timer, &flow).await,
+        };
+        asking.conclude(answered, downloaded, &flow, true)
     }
 
     /// One exchange whose request body is still arriving: both directions run at once.
@@ -532,69 +574,64 @@ impl Session {
         let Session { shard, socket, timer, inbound, .. } = self;
         let upstream = connection.socket();
         let up = Flow::default();
-        let mut upload = pin!(
-            Relay {
-                from: &*socket,
-                to: upstream,
-                buffer: inbound,
-                incoming: Incoming::new(order.framing, order.listener.head.lenient_line_ends),
-                outgoing: match order.framing {
-                    Framing::Chunked => Outgoing::Chunked,
-                    _ => Outgoing::Identity,
-                },
-                bytes_max: order.body_bytes_max,
-                head: order.out.filled(),
-                buffers: &shard.buffers,
-                pipes: &shard.pipes,
-                flow: &up,
-            }
-            .run()
-        );
+        let at_hand = inbound.len() as u64;
+        let mut relay = Relay {
+            from: &*socket,
+            to: upstream,
+            buffer: inbound,
+            incoming: Incoming::new(order.framing, order.listener.head.lenient_line_ends),
+            outgoing: match order.framing {
+                Framing::Chunked => Outgoing::Chunked,
+                _ => Outgoing::Identity,
+            },
+            bytes_max: order.body_bytes_max,
+            head: order.out.filled(),
+            buffers: &shard.buffers,
+            pipes: &shard.pipes,
+            flow: &up,
+        };
+        let mut upload = pin!(relay.run());
         let mut uploaded: Option<Result<(), Broken>> = None;
         let watch = Cell::new(false);
-        let mut asking = Asking::new(shard, order);
+        let uploading = Cell::new(true);
+        let mut asking = Asking::new(shard, order, &uploading);
         let answered = {
+            let total = order.began.after(order.timeouts().total);
             let mut pace = Pace::new(upload_rules(order), order.began);
-            let mut waiting: Option<Waiting<'_>> = None;
-            timer.set(pace.due().min(order.began.after(order.timeouts().total)));
+            timer.set(pace.due().min(total));
             let mut answer = pin!(asking.answer(upstream, socket, &watch));
-            let finished = Cell::new(false);
-            let both = std::future::poll_fn(|context| {
-                if uploaded.is_none()
-                    && let Poll::Ready(result) = upload.as_mut().poll(context)
-                {
-                    uploaded = Some(result);
-                    finished.set(true);
-                    match result {
-                        Ok(()) | Err(Broken::SinkGone) => {}
-                        Err(broken) => {
-                            return Poll::Ready(Err(NoAnswer::Failed(client_fault(broken))));
-                        }
-                    }
+            let first = pin!(std::future::poll_fn(|context| {
+                if let Poll::Ready(result) = upload.as_mut().poll(context) {
+                    return Poll::Ready(First::Uploaded(result));
                 }
-                answer.as_mut().poll(context)
-            });
-            // The origin's time begins when it has the whole request; until then, the timer is
-            // looked at to see whether the client sends.
-            within(timer, both, |now| {
-                if finished.get() {
-                    let waiting = waiting.get_or_insert_with(|| {
-                        let mut waiting = Waiting::new(order, &watch);
-                        waiting.begin(now);
-                        waiting
-                    });
-                    return waiting.look(now);
-                }
-                if now >= order.began.after(order.timeouts().total) {
+                answer.as_mut().poll(context).map(First::Answered)
+            }));
+            let first = within(timer, first, |now| {
+                if now >= total {
                     return Err(Reason::TotalTimeout);
                 }
                 pace.look(&up, now).map_err(|stall| match stall {
                     Stall::Client => Reason::BodyTimeout,
                     Stall::Upstream => Reason::AnswerTimeout,
                 })?;
-                Ok(pace.due().min(order.began.after(order.timeouts().total)))
-            })
-            .await
+                Ok(pace.due().min(total))
+            });
+            match first.await {
+                Err(reason) => Err(reason),
+                Ok(First::Answered(answered)) => Ok(answered),
+                Ok(First::Uploaded(Err(broken @ (Broken::Truncated | Broken::Refused(_))))) => {
+                    Err(client_fault(broken))
+                }
+                Ok(First::Uploaded(result)) => {
+                    // The origin's time begins when it has the whole request. One that stopped to
+                    // read may have answered all the same.
+                    uploaded = Some(result);
+                    uploading.set(result.is_err());
+                    let mut waiting = Waiting::new(order, &watch);
+                    timer.set(waiting.begin(Nanos::now()));
+                    within(timer, answer.as_mut(), |now| waiting.look(now)).await
+                }
+            }
         };
         let answered = answered.map_err(NoAnswer::from).and_then(|answered| answered);
         let answered = answered.map_err(Undone::NotAnswered)?;
@@ -616,17 +653,18 @@ impl Session {
             .await
         };
         let complete = uploaded == Some(Ok(()));
-        let mut exchanged = asking.conclude(answered, connection, downloaded, &down, complete)?;
-        exchanged.outcome.received = up.bytes.get();
+        let mut exchanged = asking.conclude(answered, downloaded, &down, complete)?;
+        exchanged.outcome.body_received = up.bytes.get();
+        shard.counters.bytes_received.add(up.bytes.get().saturating_sub(at_hand));
         Ok(exchanged)
     }
 
     /// Sends an answer of our own, within the time that a client has to read it.
     async fn send_within(&mut self, bytes: &[u8], listener: &Listener) -> Result<(), Reason> {
         self.timer.set(Nanos::now().after(listener.timeouts.body));
-        let sent =
-            within(&mut self.timer, send(&self.socket, bytes), |_| Err(Reason::ClientStalled));
-        sent.await?.map_err(|_| Reason::ClientGone)
+        let send = pin!(send(&self.socket, bytes));
+        let sent = within(&mut self.timer, send, |_| Err(Reason::ClientStalled)).await;
+        sent?.map_err(|_| Reason::ClientGone)
     }
 
     /// Reads and forgets what the client still sends, for a while, so that it can read our answer.
@@ -650,7 +688,7 @@ impl Session {
                 inbound.clear();
             }
         };
-        let _ = within(timer, forget, |_| Err(Reason::ClientStalled)).await;
+        let _ = within(timer, pin!(forget), |_| Err(Reason::ClientStalled)).await;
     }
 }
 
@@ -664,11 +702,16 @@ struct Asking<'a> {
     reply: Buffer,
     /// Bytes of heads that were sent.
     sent: u64,
+    /// Bytes of the body that went with the head.
+    body_sent: u64,
+    /// The request's body is still arriving.
+    uploading: &'a Cell<bool>,
 }
 
 impl<'a> Asking<'a> {
-    fn new(shard: &'a Shard, order: &'a Order) -> Asking<'a> {
-        Asking { shard, order, answer: Buffer::default(), reply: Buffer::default(), sent: 0 }
+    fn new(shard: &'a Shard, order: &'a Order, uploading: &'a Cell<bool>) -> Asking<'a> {
+        let (answer, reply) = (Buffer::default(), Buffer::default());
+        Asking { shard, order, answer, reply, sent: 0, body_sent: 0, uploading }
     }
 
     /// Waits for the head of the answer, and hands interim answers on. `watch` says when to look
@@ -681,8 +724,9 @@ impl<'a> Asking<'a> {
     ) -> Result<Answered, NoAnswer> {
         let mut interim_answers = 0;
         loop {
-            if readable_or_gone(upstream, client, watch).await {
-                return Err(Reason::ClientGone.into());
+            match unless_gone(client, watch, pin!(upstream.readable())).await {
+                Some(_) => {}
+                None => return Err(Reason::ClientGone.into()),
             }
             if self.answer.room() == 0 {
                 if self.answer.is_empty() {
@@ -708,6 +752,7 @@ impl<'a> Asking<'a> {
                     Taken::Partial => break,
                     Taken::Final(answered) => {
                         self.answer.consume(answered.head_bytes);
+                        self.sent += self.reply.len() as u64;
                         return Ok(answered);
                     }
                     Taken::Interim(head_bytes) => {
@@ -731,13 +776,53 @@ impl<'a> Asking<'a> {
             self.reply = self.shard.buffers.take();
         }
         let order = self.order;
-        let stays = order.keep_alive && !self.shard.is_draining();
-        let date = self.shard.date.get(order.began);
-        let bytes = self.answer.filled();
-        answer::take(bytes, order, order.response_rules(), stays, &date, self.reply.writer())
+        let context = Context {
+            rules: order.response_rules(),
+            stays: order.keep_alive && !self.shard.is_draining(),
+            uploading: self.uploading.get(),
+            date: &self.shard.date.get(order.began),
+        };
+        answer::take(self.answer.filled(), order, &context, self.reply.writer())
     }
 
-    /// Sends the answer's head and body to the client. `flow` tells how far it came.
+    /// Sends an answer that is here as a whole, in one write, if the socket takes all of it.
+    fn send_whole(&mut self, answered: &Answered, client: &Socket, flow: &Flow) -> bool {
+        let whole = match answered.framing {
+            Framing::None => 0,
+            Framing::Length(length) if length <= self.answer.len() as u64 => length as usize,
+            _ => return false,
+        };
+        let body = &self.answer.filled()[..whole];
+        // A short body is copied behind its head: cheaper than a write of two pieces.
+        let copied = whole <= COPY_BYTES_MAX && whole <= self.reply.room();
+        let sent = if copied {
+            self.reply.writer().extend_from_slice(body);
+            client.try_send(self.reply.filled())
+        } else {
+            let slices = [IoSlice::new(self.reply.filled()), IoSlice::new(body)];
+            client.try_send_vectored(&slices)
+        };
+        let head = if copied { self.reply.len() - whole } else { self.reply.len() };
+        let sent = sent.unwrap_or(0);
+        flow.begun.set(sent > 0);
+        if copied {
+            self.reply.truncate(head);
+        }
+        if sent < head + whole {
+            // The rest is the relay's: it waits.
+            self.reply.consume(sent.min(head));
+            let of_body = sent.saturating_sub(head);
+            self.answer.consume(of_body);
+            self.body_sent = of_body as u64;
+            flow.bytes.set(of_body as u64);
+            return false;
+        }
+        self.answer.consume(whole);
+        flow.bytes.set(whole as u64);
+        true
+    }
+
+    /// Sends what is left of the answer's head and body to the client. `flow` tells how far it came.
     async fn download(
         &mut self,
         answered: &Answered,
@@ -750,12 +835,16 @@ impl<'a> Asking<'a> {
         let began = Nanos::now();
         let mut pace = Pace::new(download_rules(order), began);
         let total = order.began.after(order.timeouts().total);
-        timer.set(pace.due().min(total));
-        let relay = Relay {
+        timer.set(pace.due().min(total).min(began + WATCH_CLIENT_AFTER));
+        let watch = Cell::new(false);
+        let mut relay = Relay {
             from: upstream,
             to: client,
             buffer: &mut self.answer,
-            incoming: Incoming::new(answered.framing, false),
+            incoming: match answered.framing {
+                Framing::Length(length) => Incoming::Length(length - self.body_sent),
+                framing => Incoming::new(framing, false),
+            },
             outgoing: answered.outgoing,
             bytes_max: u64::MAX,
             head: self.reply.filled(),
@@ -763,7 +852,10 @@ impl<'a> Asking<'a> {
             pipes: &self.shard.pipes,
             flow,
         };
-        let relayed = within(timer, relay.run(), |now| {
+        let run = pin!(relay.run());
+        let attended = pin!(unless_gone(client, &watch, run));
+        let relayed = within(timer, attended, |now| {
+            watch.set(true);
             if now >= total {
                 return Err(Reason::TotalTimeout);
             }
@@ -774,10 +866,10 @@ impl<'a> Asking<'a> {
             Ok(pace.due().min(total))
         });
         let reason = match relayed.await {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(Broken::Truncated)) => Reason::AnswerTruncated,
-            Ok(Err(Broken::Refused(_))) => Reason::BadAnswer,
-            Ok(Err(Broken::SinkGone)) => Reason::ClientGone,
+            Ok(Some(Ok(()))) => return Ok(()),
+            Ok(Some(Err(Broken::Truncated))) => Reason::AnswerTruncated,
+            Ok(Some(Err(Broken::Refused(_)))) => Reason::BadAnswer,
+            Ok(Some(Err(Broken::SinkGone)) | None) => Reason::ClientGone,
             Err(reason) => reason,
         };
         Err(Cut { reason, begun: flow.begun.get() })
@@ -792,7 +884,6 @@ impl<'a> Asking<'a> {
         inbound: Buffer,
     ) -> Result<Exchanged, Undone> {
         let order = self.order;
-        let head_bytes = self.reply.len() as u64;
         let (up, down) = (Flow::default(), Flow::default());
         let tunnel = Tunnel {
             client,
@@ -811,8 +902,9 @@ impl<'a> Asking<'a> {
             status: 101,
             reason: ended.err(),
             endpoint: order.endpoint.clone(),
-            sent: self.sent + head_bytes + down.bytes.get(),
-            received: up.bytes.get(),
+            sent: self.sent + down.bytes.get(),
+            body_sent: down.bytes.get(),
+            body_received: up.bytes.get(),
             next: Next::Close,
         };
         Ok(Exchanged { outcome, upstream_reusable: false })
@@ -822,7 +914,6 @@ impl<'a> Asking<'a> {
     fn conclude(
         &mut self,
         answered: Answered,
-        connection: &Connection,
         downloaded: Result<(), Cut>,
         flow: &Flow,
         uploaded: bool,
@@ -831,7 +922,7 @@ impl<'a> Asking<'a> {
         if let Some(endpoint) = &order.endpoint {
             endpoint.answered_in_http10(answered.http10);
         }
-        let sent = self.sent + self.reply.len() as u64 + flow.bytes.get();
+        let sent = self.sent + flow.bytes.get();
         match downloaded {
             Ok(()) => {
                 let next = match answered.persistence {
@@ -841,22 +932,27 @@ impl<'a> Asking<'a> {
                 };
                 let endpoint = order.endpoint.clone();
                 let (status, reason) = (answered.status, None);
-                let outcome = Outcome { status, reason, endpoint, sent, received: 0, next };
+                let body_sent = flow.bytes.get();
+                let body_received = order.body_at_hand;
+                let outcome =
+                    Outcome { status, reason, endpoint, sent, body_sent, body_received, next };
                 // Bytes behind the answer belong to nobody: the connection is not to be trusted.
                 let upstream_reusable = answered.reusable && uploaded && self.answer.is_empty();
-                let _ = connection;
                 Ok(Exchanged { outcome, upstream_reusable })
             }
             Err(Cut { reason, begun: false }) => Err(Undone::NotAnswered(reason.into())),
             Err(Cut { reason, begun: true }) => {
-                // Where only the end of the connection ends the body, it must not look like one.
+                // Where only the end of the connection ends the body, it must not look like one; and
+                // a client that does not read would keep what was sent for minutes.
                 let told = match answered.framing {
+                    _ if reason == Reason::ClientStalled => Next::Reset,
                     _ if answered.outgoing == Outgoing::Chunked => Next::Close,
                     Framing::Length(_) | Framing::None => Next::Close,
                     Framing::Chunked | Framing::UntilClose => Next::Reset,
                 };
                 let told = Some((answered.status, told));
-                Err(Undone::CutOff(Failure { reason, told, body_left: !uploaded, sent }))
+                let (body_left, body_sent) = (!uploaded, flow.bytes.get());
+                Err(Undone::CutOff(Failure { reason, told, body_left, sent, body_sent }))
             }
         }
     }
@@ -936,23 +1032,25 @@ fn client_fault(broken: Broken) -> Reason {
     }
 }
 
-/// Waits until the origin has sent something. True if, once `watch` is set, the client turns out to
-/// have left. One that has only sent its next request has not.
-async fn readable_or_gone(upstream: &Socket, client: &Socket, watch: &Cell<bool>) -> bool {
-    let mut answered = pin!(upstream.readable());
+/// Runs `work`; but once `watch` is set, ends with `None` if the client turns out to have left. One
+/// that has only sent its next request has not.
+async fn unless_gone<T>(
+    client: &Socket,
+    watch: &Cell<bool>,
+    mut work: Pin<&mut impl Future<Output = T>>,
+) -> Option<T> {
     let mut gone = pin!(async {
-        std::future::poll_fn(|_| if watch.get() { Poll::Ready(()) } else { Poll::Pending }).await;
         let _ = client.readable().await;
         if !client.is_closed() {
             std::future::pending::<()>().await;
         }
     });
     std::future::poll_fn(|context| {
-        if answered.as_mut().poll(context).is_ready() {
-            return Poll::Ready(false);
+        if let Poll::Ready(result) = work.as_mut().poll(context) {
+            return Poll::Ready(Some(result));
         }
         if watch.get() && gone.as_mut().poll(context).is_ready() {
-            return Poll::Ready(true);
+            return Poll::Ready(None);
         }
         Poll::Pending
     })
@@ -962,10 +1060,9 @@ async fn readable_or_gone(upstream: &Socket, client: &Socket, watch: &Cell<bool>
 /// Runs `work`, and whenever the timer fires asks `look`: it moves the deadline, or ends the work.
 async fn within<T>(
     timer: &mut Timer,
-    work: impl Future<Output = T>,
+    mut work: Pin<&mut impl Future<Output = T>>,
     mut look: impl FnMut(Nanos) -> Result<Nanos, Reason>,
 ) -> Result<T, Reason> {
-    let mut work = pin!(work);
     std::future::poll_fn(|context| {
         loop {
             if let Poll::Ready(result) = work.as_mut().poll(context) {

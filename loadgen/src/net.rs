@@ -95,6 +95,11 @@ pub async fn sleep(duration: Duration) {
     monoio::time::sleep(duration).await;
 }
 
+/// Waits for `future`, but no longer than `duration`, in whole milliseconds.
+pub async fn within<F: Future>(duration: Duration, future: F) -> Option<F::Output> {
+    monoio::time::timeout(duration, future).await.ok()
+}
+
 /// Lets every other task that can run do so, then looks for completions.
 pub async fn give_way() {
     // A task that wakes itself would go to the front of the queue; a spawned one goes to the end.
@@ -343,16 +348,6 @@ pub fn now() -> u64 {
     // SAFETY: `time` lives for the call. The monotonic clock always exists.
     unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
-}
-
-/// The CPUs that this process may run on.
-pub fn cpus() -> Vec<usize> {
-    core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect()
-}
-
-/// Pins the calling thread. False when the CPU is not there or not ours.
-pub fn pin(cpu: usize) -> bool {
-    core_affinity::set_for_current(core_affinity::CoreId { id: cpu })
 }
 
 /// Wraps a standard listener for this thread's runtime.

@@ -24,8 +24,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
+use crate::cpu;
 use crate::http::{self, Chunks, FIELDS_MAX, Framing, Said};
 use crate::net::{self, Driver, Socket};
+use crate::random::Random;
 
 /// Read at once, in bytes; also the largest head. Several pipelined requests fit.
 const READ_BYTES: usize = 64 * 1024;
@@ -150,7 +152,7 @@ impl Origin {
             let thread =
                 std::thread::Builder::new().name(format!("origin-{index}")).spawn(move || {
                     if let Some(&cpu) = options.cpus.get(index % options.cpus.len().max(1)) {
-                        net::pin(cpu);
+                        cpu::pin(cpu);
                     }
                     match net::Runtime::new(options.driver) {
                         Ok(mut runtime) => {
@@ -260,9 +262,9 @@ struct Pattern {
 impl Pattern {
     /// Printable and without a short period, so that a byte lost or doubled shows in a hash.
     fn new() -> io::Result<Self> {
-        let mut random = Random(0x6f75_7472_6967_6765);
+        let mut random = Random::new(1);
         let bytes: Vec<u8> = (0..PATTERN_BYTES)
-            .map(|index| if index % 80 == 79 { b'\n' } else { b'a' + (random.next() % 26) as u8 })
+            .map(|index| if index % 80 == 79 { b'\n' } else { b'a' + (random.draw() % 26) as u8 })
             .collect();
         // SAFETY: the name is a C string that lives for the call.
         let fd = unsafe { libc::memfd_create(c"origin-body".as_ptr(), libc::MFD_CLOEXEC) };
@@ -273,24 +275,6 @@ impl Pattern {
         let mut file = std::fs::File::from(unsafe { OwnedFd::from_raw_fd(fd) });
         file.write_all(&bytes)?;
         Ok(Self { bytes, file: file.into() })
-    }
-}
-
-/// xorshift64*: enough for failing now and then.
-#[derive(Debug)]
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16
-    }
-
-    /// True in this share of the calls.
-    fn hits(&mut self, percent: f64) -> bool {
-        (self.next() % 1_000_000) as f64 * 100.0 < percent * 1_000_000.0
     }
 }
 
@@ -430,13 +414,13 @@ struct Server {
 
 impl Server {
     fn new(options: Options, index: usize, common: Arc<Common>, pattern: Arc<Pattern>) -> Rc<Self> {
-        let seed = options.seed.wrapping_add(index as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let seed = options.seed.wrapping_add(index as u64);
         Rc::new(Self {
             options,
             common,
             index,
             pattern,
-            random: RefCell::new(Random(seed)),
+            random: RefCell::new(Random::new(seed)),
             buffer: RefCell::new(vec![0; READ_BYTES]),
             gathered: RefCell::default(),
             date: RefCell::default(),
@@ -979,14 +963,5 @@ mod tests {
         ] {
             assert_eq!(Ask::read(path.as_bytes()), ask, "{path}");
         }
-    }
-
-    #[test]
-    fn a_share_is_that_share() {
-        let mut random = Random(42);
-        let hits = (0..100_000).filter(|_| random.hits(5.0)).count();
-        assert!((4_800..5_200).contains(&hits), "{hits}");
-        assert!(!(0..1_000).any(|_| random.hits(0.0)));
-        assert!((0..1_000).all(|_| random.hits(100.0)));
     }
 }

@@ -150,6 +150,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
         /// Against the definition: the least point not below the hash, else the least of all.
         #[test]
         fn places_are_the_next_point(count in 1usize..30, hashes in prop::collection::vec(any::<u64>(), 50)) {

@@ -255,7 +255,6 @@ impl Control {
     fn on_message(&mut self, message: FromShard) {
         match message {
             FromShard::Ready { shard, driver, flags } => {
-                tracing::info!(shard, driver, flags, "shard runs");
                 self.shared.update(|status| {
                     if let Some(shard) = status.shards.get_mut(shard) {
                         shard.driver = driver;

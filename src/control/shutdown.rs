@@ -280,6 +280,12 @@ mod tests {
         world.jump();
         world.shutdown.interrupt(SETTINGS, world.now);
         assert_eq!(world.jump(), (6.0, vec![D(Cut)]));
+
+        let mut world = World::new();
+        world.shutdown.interrupt(short, world.now);
+        world.orders();
+        world.jump();
+        assert_eq!(world.jump(), (6.0, vec![D(Cut)]));
     }
 
     #[test]

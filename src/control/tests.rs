@@ -33,7 +33,7 @@ fn config_text(endpoints: &[&str]) -> String {
     let mut text =
         "listeners:\n  - address: 127.0.0.1:0\nclusters:\n  - name: c\n    endpoints:\n".to_owned();
     for endpoint in endpoints {
-        text += &format!("      - {endpoint}\n");
+        text += &format!("      - \"{endpoint}\"\n");
     }
     text
 }
@@ -378,16 +378,21 @@ fn logs_are_reopened_on_request() {
         fs::rename(&path, &moved).unwrap();
         world.signals.send(Signal::ReopenLogs).await.unwrap();
         // The order of a signal and a line is not given, so write until the name is back.
-        while !path.exists() {
-            write();
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
-        until_written(&path).await;
+        let wait = async {
+            while !path.exists() {
+                write();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        assert!(timeout(NEVER, wait).await.is_ok(), "not reopened");
     });
 }
 
 async fn until_written(path: &Path) {
-    while fs::metadata(path).map_or(0, |metadata| metadata.len()) == 0 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    let wait = async {
+        while fs::metadata(path).map_or(0, |metadata| metadata.len()) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    assert!(timeout(NEVER, wait).await.is_ok(), "nothing written");
 }

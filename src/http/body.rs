@@ -548,7 +548,10 @@ mod tests {
         loop {
             let Some((line, behind)) = line(rest)? else { return Ok(None) };
             let size = std::str::from_utf8(line).map_err(drop)?;
-            let size = size.split(';').next().unwrap_or_default();
+            let size = match size.split_once(';') {
+                Some((size, _)) => size.trim_end_matches([' ', '\t']),
+                None => size,
+            };
             let digits = !size.is_empty() && size.bytes().all(|byte| byte.is_ascii_hexdigit());
             let size = u64::from_str_radix(size, 16).ok().filter(|_| digits).ok_or(())?;
             rest = behind;
@@ -809,6 +812,11 @@ mod tests {
         assert_eq!(chunked.step(b"5\r\nhel"), Ok((6, Piece::Data(b"hel"))));
         assert!(chunked.skim(b"lo\r\n").unwrap().rewrite);
         assert_eq!(chunked.step(b"lo\r\n"), Ok((2, Piece::Data(b"lo"))));
+        assert_eq!(chunked.step(b"\r\n"), Ok((2, Piece::NeedMore)));
+        assert_eq!(chunked.skim(b"1\r\nx\r\n").unwrap().consumed, 6);
+        assert_eq!(chunked.step(b"5;a\r\nhel"), Ok((8, Piece::Data(b"hel"))));
+        assert!(chunked.skim(b"lo\r\n").unwrap().rewrite);
+        assert_eq!(chunked.step(b"lo\r\n0\r"), Ok((2, Piece::Data(b"lo"))));
         assert_eq!(chunked.step(b"\r\n"), Ok((2, Piece::NeedMore)));
         assert!(chunked.skim(b"0\r\n\r\n").unwrap().ended);
     }

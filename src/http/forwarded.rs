@@ -273,24 +273,23 @@ fn address(entry: &[u8]) -> Option<IpAddr> {
         return None;
     }
     let text = std::str::from_utf8(entry).ok()?;
-    let bare = match text.strip_prefix('[') {
-        Some(rest) => {
-            let (inside, port) = rest.split_once(']')?;
-            if !port.is_empty() {
-                port.strip_prefix(':')?.parse::<u16>().ok()?;
-            }
-            // Brackets are for IPv6 only.
-            return Some(IpAddr::V6(inside.parse().ok()?).to_canonical());
+    if let Some(rest) = text.strip_prefix('[') {
+        let (inside, port) = rest.split_once(']')?;
+        if !port.is_empty() {
+            port.strip_prefix(':')?.parse::<u16>().ok()?;
         }
-        None => match text.split_once(':') {
-            Some((host, port)) if !port.contains(':') => {
-                port.parse::<u16>().ok()?;
-                host
-            }
-            _ => text,
-        },
+        return Some(IpAddr::V6(inside.parse().ok()?).to_canonical());
+    }
+    let v4 = match entry.iter().filter(|byte| **byte == b':').count() {
+        0 => text,
+        1 => {
+            let (host, port) = text.split_once(':')?;
+            port.parse::<u16>().ok()?;
+            host
+        }
+        _ => return Some(IpAddr::V6(text.parse().ok()?).to_canonical()),
     };
-    bare.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+    Some(IpAddr::V4(v4.parse().ok()?))
 }
 
 fn write_address(address: IpAddr, out: &mut Vec<u8>) {

@@ -159,15 +159,22 @@ pub(super) fn is_host_byte(byte: u8) -> bool {
 }
 
 /// Name and port of an authority. An empty or impossible port counts as none.
-pub(super) fn split_port(host: &[u8]) -> (&[u8], Option<u16>) {
-    let name_end = match host.first() {
-        Some(b'[') => memchr::memchr(b']', host).map_or(host.len(), |end| end + 1),
-        _ => memchr::memchr(b':', host).unwrap_or(host.len()),
-    };
-    let (name, rest) = host.split_at(name_end);
-    let digits = rest.strip_prefix(b":").filter(|digits| digits.iter().all(u8::is_ascii_digit));
+fn split_port(host: &[u8]) -> (&[u8], Option<u16>) {
+    let name = without_port(host);
+    let digits = host[name.len()..].strip_prefix(b":");
+    let digits = digits.filter(|digits| digits.iter().all(u8::is_ascii_digit));
     let port = digits.and_then(|digits| std::str::from_utf8(digits).ok()?.parse().ok());
     (name, port)
+}
+
+/// The name of an authority; an IPv6 address with its brackets.
+#[inline]
+pub(super) fn without_port(host: &[u8]) -> &[u8] {
+    let name_end = match host.first() {
+        Some(b'[') => memchr::memchr(b']', host).map(|end| end + 1),
+        _ => memchr::memchr(b':', host),
+    };
+    name_end.map_or(host, |end| &host[..end])
 }
 
 #[cfg(test)]

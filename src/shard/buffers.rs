@@ -9,6 +9,9 @@ use std::mem::MaybeUninit;
 /// Bytes of a large buffer: holds every head that the limits allow, and a good piece of a body.
 pub const LARGE_BYTES: usize = 128 * 1024;
 
+/// The largest head that any limit may allow; what we make of it has to fit as well.
+pub const HEAD_BYTES_MAX: usize = LARGE_BYTES - 8 * 1024;
+
 /// Free large buffers kept for the next.
 const LARGE_KEPT_MAX: usize = 16;
 

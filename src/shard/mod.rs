@@ -19,7 +19,7 @@ pub mod plan;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use slab::Slab;
@@ -76,6 +76,8 @@ pub struct Shard {
     to_control: Sender<FromShard>,
     /// Wakes the main task when something changes that it waits for.
     main: Cell<Option<Waker>>,
+    /// Wakes the housekeeping, while there is nothing for it to do.
+    house: Cell<Option<Waker>>,
 }
 
 impl Shard {
@@ -106,6 +108,7 @@ impl Shard {
             listeners_open: Cell::new(0),
             to_control,
             main: Cell::new(None),
+            house: Cell::new(None),
         }))
     }
 
@@ -120,6 +123,13 @@ impl Shard {
             let mut log = self.access_log.borrow_mut();
             let sink = log.sink(path);
             log.log(sink, *format, record);
+        }
+    }
+
+    /// Something is kept from now on that has to be looked after: a connection, a log line.
+    pub fn needs_housekeeping(&self) {
+        if let Some(house) = self.house.take() {
+            house.wake();
         }
     }
 
@@ -192,7 +202,7 @@ impl Shard {
             self.main.set(Some(context.waker().clone()));
             let woken = !std::mem::replace(&mut first, false);
             match rung.as_mut().poll(context) {
-                std::task::Poll::Pending if woken => std::task::Poll::Ready(()),
+                Poll::Pending if woken => Poll::Ready(()),
                 other => other.map(|_| ()),
             }
         })
@@ -275,9 +285,18 @@ impl Shard {
         }
     }
 
-    /// Closes stale connections, and hands finished log lines on.
+    /// Closes stale connections, and hands finished log lines on. Sleeps where there are none: an
+    /// idle shard is not woken.
     async fn keep_house(self: Rc<Shard>) {
         loop {
+            std::future::poll_fn(|context| {
+                if self.is_kept_busy() {
+                    return Poll::Ready(());
+                }
+                self.house.set(Some(context.waker().clone()));
+                Poll::Pending
+            })
+            .await;
             net::sleep(SWEEP_EVERY).await;
             let now = Nanos::now();
             self.plan().sweep(now);
@@ -285,6 +304,13 @@ impl Shard {
             self.access_log.borrow_mut().flush();
             self.counters.buffers_in_use.set(self.buffers.in_use() as i64);
         }
+    }
+
+    fn is_kept_busy(&self) -> bool {
+        self.counters.upstream_idle.get() > 0
+            || !self.parking.is_empty()
+            || self.access_log.borrow().needs_flush()
+            || self.counters.buffers_in_use.get() != self.buffers.in_use() as i64
     }
 }
 

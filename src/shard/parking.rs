@@ -65,6 +65,11 @@ impl Parking {
         }
     }
 
+    /// Whether nobody is parked.
+    pub fn is_empty(&self) -> bool {
+        self.places.borrow().is_empty()
+    }
+
     /// Closes those whose time has come.
     pub fn sweep(&self, now: Nanos) {
         let mut due = self.due.borrow_mut();

@@ -117,15 +117,14 @@ impl Endpoint {
         Ok(Connection { reused: false, endpoint: self.clone(), link })
     }
 
-    /// Closes what has been idle for too long, and tells whether anything is left.
-    pub fn sweep(&self, pool: &Pool, now: Nanos) -> bool {
+    /// Closes what has been idle for too long.
+    pub fn sweep(&self, pool: &Pool, now: Nanos) {
         let mut idle = self.idle.borrow_mut();
         // The oldest stand in front.
         let stale = idle.iter().take_while(|kept| now.since(kept.since) >= pool.idle_timeout);
         let stale = stale.count();
         self.counters.upstream_idle.sub(stale as i64);
         idle.drain(..stale);
-        !idle.is_empty()
     }
 
     /// Nothing names it any more: closes what is kept, and keeps nothing that comes back.

@@ -7,9 +7,10 @@ use crate::config::error::clip;
 use crate::config::model::{Encoded, Listener};
 use crate::config::values::Size;
 use crate::http::head::FIELDS_MAX;
+use crate::shard::buffers::HEAD_BYTES_MAX;
 
-/// The smallest head that a real client sends fits.
-const HEAD_BYTES_MIN: u64 = 512;
+/// Less would refuse every real request.
+const HEAD_BYTES_MIN: u64 = 256;
 
 impl Checker<'_> {
     pub(super) fn listeners(&mut self) {
@@ -86,30 +87,23 @@ impl Checker<'_> {
                 "100 is the default",
             );
         }
-        let buffer = self.config.shards.per_core.iter().filter_map(|core| core.buffer_bytes);
-        let buffer = buffer.chain([self.config.shards.buffer_bytes]).min().unwrap_or(Size(0));
-        if limits.head_bytes_max > buffer {
-            let what = match self.given(&format!("{path}.limits.head_bytes_max")) {
-                true => format!("{path}.limits.head_bytes_max"),
-                false => "shards.buffer_bytes".to_owned(),
-            };
+        // A head that outgrows an ordinary buffer moves to a large one.
+        let most = Size(HEAD_BYTES_MAX as u64);
+        if limits.head_bytes_max > most {
             self.error(
-                &what,
-                format!(
-                    "a head of {} does not fit into a buffer of {buffer}",
-                    limits.head_bytes_max
-                ),
-                "lower limits.head_bytes_max, or raise shards.buffer_bytes",
+                &format!("{path}.limits.head_bytes_max"),
+                format!("a head may have at most {most}"),
+                "60KiB is the default",
             );
         }
         for (field, value) in
             [("uri_bytes_max", limits.uri_bytes_max), ("head_bytes_max", limits.head_bytes_max)]
         {
-            if value.0 < HEAD_BYTES_MIN / 2 {
+            if value.0 < HEAD_BYTES_MIN {
                 self.error(
                     &format!("{path}.limits.{field}"),
                     format!("{value} bytes refuse every real request"),
-                    format!("at least {}", HEAD_BYTES_MIN / 2),
+                    format!("at least {}", HEAD_BYTES_MIN),
                 );
             }
         }

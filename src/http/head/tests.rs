@@ -489,6 +489,9 @@ fn bare_lf_where_it_is_allowed() {
         assert!(matches!(request(bytes, &LENIENT), Ok(Some(_))), "{shown}");
         assert_eq!(request(bytes, &LIMITS), Err(Reason::BadHead), "{shown}");
     }
+    let many = "\n".repeat(EMPTY_LINES_MAX + 1) + "GET / HTTP/1.1\nHost: a\n\n";
+    assert_eq!(request(many.as_bytes(), &LENIENT), Err(Reason::BadHead));
+    assert!(matches!(request(&many.as_bytes()[1..], &LENIENT), Ok(Some(_))));
     // Nothing else is let through with it.
     for bytes in [&b"GET / HTTP/1.1\nHost: a\n b\n\n"[..], b"GET / HTTP/1.1\rHost: a\n\n"] {
         assert_eq!(request(bytes, &LENIENT), Err(Reason::BadHead), "{}", bytes.escape_ascii());

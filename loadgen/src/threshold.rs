@@ -1,0 +1,182 @@
+//! `p99<20ms`, `errors<0.1%`, `rate>9.9k`: what a run must hold. Pure.
+
+use crate::report::Report;
+use crate::units;
+
+/// One condition on a report.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Threshold {
+    /// As it was written.
+    pub text: String,
+    metric: Metric,
+    operator: Operator,
+    limit: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Metric {
+    /// Of the latencies from the due time (or from the sending), in nanoseconds.
+    Quantile {
+        quantile: f64,
+        service: bool,
+    },
+    Mean {
+        service: bool,
+    },
+    /// 0 to 1.
+    ErrorShare,
+    Errors,
+    /// Answers a second.
+    Rate,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Operator {
+    Less,
+    LessOrEqual,
+    More,
+    MoreOrEqual,
+}
+
+impl std::str::FromStr for Threshold {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = |why: String| format!("'{text}' is no threshold: {why}");
+        let at = text
+            .find(['<', '>'])
+            .ok_or_else(|| bad("it needs < or >, as in 'p99<20ms' or 'errors<0.1%'".to_owned()))?;
+        let (metric, rest) = (text[..at].trim(), &text[at..]);
+        let (operator, limit) = [
+            ("<=", Operator::LessOrEqual),
+            (">=", Operator::MoreOrEqual),
+            ("<", Operator::Less),
+            (">", Operator::More),
+        ]
+        .into_iter()
+        .find_map(|(sign, operator)| rest.strip_prefix(sign).map(|limit| (operator, limit.trim())))
+        .ok_or_else(|| bad("it needs < or >".to_owned()))?;
+        let (name, service) = match metric.strip_prefix("service.") {
+            Some(name) => (name, true),
+            None => (metric, false),
+        };
+        let time = || {
+            let limit = units::duration(limit).map_err(&bad)?;
+            // A bare number would mean seconds here and milliseconds to many.
+            match limit.as_nanos() {
+                nanos if rest.ends_with(|last: char| last.is_ascii_alphabetic()) => {
+                    Ok(nanos as f64)
+                }
+                _ => Err(bad("a latency needs its unit, such as 20ms".to_owned())),
+            }
+        };
+        let (metric, limit) = match name {
+            "max" => (Metric::Quantile { quantile: 1.0, service }, time()?),
+            "min" => (Metric::Quantile { quantile: 0.0, service }, time()?),
+            "mean" => (Metric::Mean { service }, time()?),
+            "errors" if !service => match limit.strip_suffix('%') {
+                Some(percent) => (Metric::ErrorShare, number(percent).map_err(&bad)? / 100.0),
+                None => (Metric::Errors, number(limit).map_err(&bad)?),
+            },
+            "rate" if !service => (Metric::Rate, units::rate(limit).map_err(&bad)?),
+            _ => {
+                let percent = name.strip_prefix('p').and_then(|digits| digits.parse::<f64>().ok());
+                match percent.filter(|percent| (0.0..=100.0).contains(percent)) {
+                    Some(percent) => {
+                        (Metric::Quantile { quantile: percent / 100.0, service }, time()?)
+                    }
+                    None => {
+                        return Err(bad(format!(
+                            "'{metric}' is not one of p50, p99, p99.9 and so on, min, mean, max \
+                             (each also as service.p99), errors, rate"
+                        )));
+                    }
+                }
+            }
+        };
+        Ok(Self { text: text.to_owned(), metric, operator, limit })
+    }
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    match text.trim().parse::<f64>() {
+        Ok(value) if value.is_finite() && value >= 0.0 => Ok(value),
+        _ => Err(format!("'{text}' is no number")),
+    }
+}
+
+impl Threshold {
+    /// Whether the report holds it.
+    pub fn holds(&self, report: &Report) -> bool {
+        let value = self.value(report);
+        match self.operator {
+            Operator::Less => value < self.limit,
+            Operator::LessOrEqual => value <= self.limit,
+            Operator::More => value > self.limit,
+            Operator::MoreOrEqual => value >= self.limit,
+        }
+    }
+
+    /// What the report has there, for people.
+    pub fn shown(&self, report: &Report) -> String {
+        let value = self.value(report);
+        match self.metric {
+            Metric::Quantile { .. } | Metric::Mean { .. } => units::show_nanos(value as u64),
+            Metric::ErrorShare => format!("{:.3}%", value * 100.0),
+            Metric::Errors => units::show_count(value as u64),
+            Metric::Rate => units::show_rate(value),
+        }
+    }
+
+    fn value(&self, report: &Report) -> f64 {
+        let histogram = |service| if service { &report.service } else { &report.corrected };
+        match self.metric {
+            Metric::Quantile { quantile, service } => {
+                histogram(service).value_at_quantile(quantile) as f64
+            }
+            Metric::Mean { service } => histogram(service).mean(),
+            // With nothing asked and nothing answered, nothing was held.
+            Metric::ErrorShare => report.error_share(),
+            Metric::Errors => report.failures.total() as f64,
+            Metric::Rate => report.achieved_rate,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thresholds_parse() {
+        let parse = |text: &str| text.parse::<Threshold>();
+        let p99 = parse("p99<20ms").unwrap();
+        assert_eq!(p99.metric, Metric::Quantile { quantile: 0.99, service: false });
+        assert_eq!((p99.operator, p99.limit), (Operator::Less, 20e6));
+        let p999 = parse("service.p99.9 <= 1.5s").unwrap();
+        assert_eq!(p999.metric, Metric::Quantile { quantile: 0.999, service: true });
+        assert_eq!((p999.operator, p999.limit), (Operator::LessOrEqual, 1.5e9));
+        assert_eq!(parse("errors<0.1%").unwrap().limit, 0.001);
+        assert_eq!(parse("errors<=10").unwrap().metric, Metric::Errors);
+        assert_eq!(parse("rate>=9.9k").unwrap().limit, 9_900.0);
+        for bad in [
+            "",
+            "p99",
+            "p99=5ms",
+            "p99<",
+            "p99<20",
+            "p99<x",
+            "p101<5ms",
+            "px<5ms",
+            "p<5ms",
+            "service.errors<1",
+            "errors<-1",
+            "errors<x%",
+            "rate>0",
+            "<5ms",
+            "p99<<5ms",
+        ] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! Time limits, with short values. That they hold is tested by what happens, never by a clock.
+
+use crate::support::{Client, End, GET, OK, Origin, Proxy, Setup, eventually, pause};
+
+fn stuck() -> Origin {
+    Origin::start(|peer| {
+        let _ = peer.try_request();
+        let _ = peer.rest();
+    })
+}
+
+#[track_caller]
+fn assert_reason(proxy: &Proxy, client: &mut Client, status: u16, reason: &str) {
+    let answer = client.answer();
+    assert_eq!(answer.status(), status);
+    assert_eq!(answer.get("x-outrigger-reason"), Some(reason));
+    eventually("it is counted", || proxy.refusals(reason) == 1.0);
+}
+
+#[test]
+fn a_head_that_does_not_end() {
+    let origin = Origin::answering(OK);
+    let proxy =
+        Setup::new(&origin).listener("reason_header: true, timeouts: {header: 300ms}").start();
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHo");
+    assert_reason(&proxy, &mut client, 408, "timeout-header");
+    client.assert_closed();
+}
+
+/// Slowloris: something comes all the time, and it does not help.
+#[test]
+fn a_head_that_drips() {
+    let origin = Origin::answering(OK);
+    let proxy = Setup::new(&origin).listener("timeouts: {header: 500ms}").start();
+    for kept in [false, true] {
+        let mut client = proxy.client();
+        if kept {
+            assert_eq!(client.get("/").status(), 200);
+        }
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n");
+        // Ten times as long as it may take.
+        let refused = (0..250).any(|_| {
+            pause(20);
+            client.try_send("X").is_err()
+        });
+        assert!(refused, "it may drip for ever");
+        drop(client);
+    }
+    eventually("it is counted", || proxy.refusals("timeout-header") == 2.0);
+}
+
+#[test]
+fn a_connection_that_says_nothing() {
+    let origin = Origin::answering(OK);
+    let proxy = Setup::new(&origin).listener("timeouts: {header: 300ms}").start();
+    let mut client = proxy.client();
+    let (bytes, end) = client.rest();
+    assert!(bytes.is_empty() || bytes.starts_with(b"HTTP/1.1 408 "), "{bytes:?}");
+    assert_eq!(end, End::Closed);
+}
+
+/// Both before and after an idle connection gives up its task (half a second).
+#[test]
+fn an_idle_connection() {
+    for idle in ["200ms", "1200ms"] {
+        let origin = Origin::answering(OK);
+        let proxy = Setup::new(&origin).listener(&format!("timeouts: {{idle: {idle}}}")).start();
+        let mut client = proxy.client();
+        assert_eq!(client.get("/").status(), 200);
+        client.assert_closed();
+        eventually("it is counted no more", || {
+            proxy.metric("outrigger_connections_open", &[]) == 0.0
+        });
+    }
+}
+
+#[test]
+fn an_idle_connection_comes_back() {
+    let origin = Origin::answering(OK);
+    let proxy = Proxy::before(&origin);
+    let mut client = proxy.client();
+    for _ in 0..3 {
+        assert_eq!(client.get("/").status(), 200);
+        pause(800);
+    }
+    client.send("GET / HT");
+    pause(800);
+    client.send("TP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(client.answer().status(), 200);
+}
+
+#[test]
+fn a_body_that_stands_still() {
+    let origin = stuck();
+    let proxy =
+        Setup::new(&origin).listener("reason_header: true, timeouts: {body: 400ms}").start();
+    for (index, framing) in
+        ["Content-Length: 1000000", "Transfer-Encoding: chunked"].iter().enumerate()
+    {
+        let mut client = proxy.client();
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n5\r\nhello\r\n"));
+        let answer = client.answer();
+        assert_eq!(answer.status(), 408, "{framing}");
+        assert_eq!(answer.get("x-outrigger-reason"), Some("timeout-body"));
+        client.assert_closed();
+        eventually("it is counted", || proxy.refusals("timeout-body") == index as f64 + 1.0);
+    }
+    eventually("the origin is let go", || origin.ended() == 2);
+    assert!(origin.requests().is_empty());
+}
+
+/// Slowloris in the body: a byte now and then is no progress.
+#[test]
+fn a_body_that_drips() {
+    let origin = stuck();
+    let proxy = Setup::new(&origin).listener("timeouts: {body: 600ms}").start();
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
+    let refused = (0..300).any(|_| {
+        pause(20);
+        client.try_send("x").is_err()
+    });
+    assert!(refused, "it may drip for ever");
+    eventually("it is counted", || proxy.refusals("timeout-body") == 1.0);
+}
+
+/// A slow body that moves as fast as is asked for is left alone.
+#[test]
+fn a_body_that_is_only_slow() {
+    let origin = Origin::answering(OK);
+    let proxy = Setup::new(&origin)
+        .listener("timeouts: {body: 300ms, body_bytes_per_second_min: 100}")
+        .start();
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10000\r\n\r\n");
+    for _ in 0..20 {
+        pause(50);
+        client.send([b'x'; 500]);
+    }
+    assert_eq!(client.answer().status(), 200);
+}
+
+/// A client that does not read.
+#[test]
+fn a_reader_that_stands_still() {
+    let origin = Origin::start(|peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+        while peer.try_send([b'x'; 65_536]).is_ok() {}
+    });
+    let proxy = Setup::new(&origin).listener("timeouts: {body: 400ms}").start();
+    let mut client = proxy.client();
+    client.send(GET);
+    eventually("the exchange is ended", || proxy.refusals("client-stalled") == 1.0);
+    eventually("the origin is let go", || origin.ended() == 1);
+    // Else the kernel would keep for minutes what the client does not read.
+    assert_eq!(client.rest().1, End::Reset);
+}
+
+/// A client that reads a byte now and then.
+#[test]
+fn a_reader_that_sips() {
+    let origin = Origin::start(|peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        while peer.try_send(format!("10000\r\n{}\r\n", "x".repeat(65_536))).is_ok() {}
+    });
+    let proxy = Setup::new(&origin)
+        .listener("timeouts: {body: 1s, body_bytes_per_second_min: 64KiB}")
+        .start();
+    let mut client = proxy.client();
+    client.hold_little();
+    client.send(GET);
+    let mut sips = 0;
+    eventually("the exchange is ended", || {
+        if sips < 10_000 && proxy.refusals("client-stalled") == 0.0 {
+            sips += 1;
+            client.read(1);
+            pause(10);
+        }
+        proxy.refusals("client-stalled") == 1.0
+    });
+    eventually("the origin is let go", || origin.ended() == 1);
+}
+
+#[test]
+fn an_answer_that_does_not_come() {
+    let origin = stuck();
+    let proxy = Setup::new(&origin)
+        .listener("reason_header: true")
+        .route("timeouts: {answer: 300ms}")
+        .start();
+    let mut client = proxy.client();
+    client.send(GET);
+    assert_reason(&proxy, &mut client, 504, "timeout-answer");
+    eventually("the origin is let go", || origin.ended() == 1);
+    client.send(GET);
+    assert_eq!(client.answer().status(), 504, "the client's connection goes on");
+}
+
+#[test]
+fn an_answer_whose_head_drips() {
+    let origin = Origin::start(|peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nX: ");
+        while peer.try_send("x").is_ok() {
+            pause(20);
+        }
+    });
+    let proxy = Setup::new(&origin)
+        .listener("reason_header: true")
+        .route("timeouts: {answer: 400ms}")
+        .start();
+    let mut client = proxy.client();
+    client.send(GET);
+    assert_reason(&proxy, &mut client, 504, "timeout-answer");
+}
+
+/// Interim answers are no answer.
+#[test]
+fn an_answer_that_is_only_announced() {
+    let origin = Origin::start(|peer| {
+        peer.request();
+        peer.send("HTTP/1.1 103 Early Hints\r\n\r\n");
+        let _ = peer.rest();
+    });
+    let proxy = Setup::new(&origin)
+        .listener("reason_header: true")
+        .route("timeouts: {answer: 400ms}")
+        .start();
+    let mut client = proxy.client();
+    client.send(GET);
+    assert_eq!(client.answer().status(), 103);
+    assert_reason(&proxy, &mut client, 504, "timeout-answer");
+}
+
+/// The time of an answer begins when the origin has the whole request.
+#[test]
+fn a_slow_upload_does_not_use_up_the_answers_time() {
+    let origin = Origin::answering(OK);
+    let proxy = Setup::new(&origin).route("timeouts: {answer: 400ms}").start();
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n");
+    for _ in 0..10 {
+        pause(80);
+        client.send("x");
+    }
+    assert_eq!(client.answer().status(), 200);
+}
+
+#[test]
+fn an_upload_that_nobody_answers() {
+    let origin = stuck();
+    let proxy = Setup::new(&origin)
+        .listener("reason_header: true")
+        .route("timeouts: {answer: 300ms}")
+        .start();
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n");
+    pause(50);
+    client.send("0\r\n\r\n");
+    assert_reason(&proxy, &mut client, 504, "timeout-answer");
+}
+
+/// An origin that takes nothing of an upload.
+#[test]
+fn an_upload_that_nobody_reads() {
+    let origin = Origin::start(|peer| {
+        peer.hold_little();
+        peer.request_head();
+        pause(8_000);
+    });
+    let proxy = Setup::new(&origin)
+        .listener("reason_header: true")
+        .route("timeouts: {answer: 500ms}")
+        .start();
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n");
+    let block = vec![b'x'; 1 << 20];
+    let mut quiet = 0;
+    while quiet < 20 {
+        match client.send_some(&block) {
+            0 => {
+                quiet += 1;
+                pause(10);
+            }
+            _ => quiet = 0,
+        }
+    }
+    let answer = client.answer();
+    assert_eq!(answer.status(), 504);
+    assert_eq!(answer.get("x-outrigger-reason"), Some("timeout-answer"));
+}
+
+#[test]
+fn an_answer_that_stands_still() {
+    for head in
+        ["Content-Length: 10\r\n\r\nhello", "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"]
+    {
+        let origin = Origin::start(move |peer| {
+            peer.request();
+            peer.send(format!("HTTP/1.1 200 OK\r\n{head}"));
+            let _ = peer.rest();
+        });
+        let proxy = Setup::new(&origin).route("timeouts: {stream_idle: 300ms}").start();
+        let mut client = proxy.client();
+        client.send(GET);
+        assert!(client.try_answer().is_err(), "a part never looks like a whole");
+        eventually("it is counted", || proxy.refusals("timeout-stream-idle") == 1.0);
+        eventually("the origin is let go", || origin.ended() == 1);
+    }
+}
+
+#[test]
+fn an_answer_that_moves_is_left_alone() {
+    let origin = Origin::start(|peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n");
+        for _ in 0..10 {
+            pause(100);
+            peer.send("x");
+        }
+    });
+    let proxy = Setup::new(&origin)
+        .route("timeouts: {stream_idle: 500ms, answer: 300ms}")
+        .listener("timeouts: {body: 300ms}")
+        .start();
+    assert_eq!(proxy.get("/").text(), "xxxxxxxxxx", "only clients are asked to hurry");
+}
+
+#[test]
+fn an_exchange_may_have_a_limit_of_its_own() {
+    let origin = stuck();
+    let proxy = Setup::new(&origin)
+        .listener("reason_header: true")
+        .route("timeouts: {total: 300ms}")
+        .start();
+    let mut client = proxy.client();
+    client.send(GET);
+    assert_reason(&proxy, &mut client, 504, "timeout-total");
+
+    // An answer that drips is cut off by it.
+    let origin = Origin::start(|peer| {
+        peer.request();
+        peer.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+        while peer.try_send("1\r\nx\r\n").is_ok() {
+            pause(20);
+        }
+    });
+    let proxy = Setup::new(&origin).route("timeouts: {total: 500ms}").start();
+    let mut client = proxy.client();
+    client.send(GET);
+    assert!(client.try_answer().is_err(), "a part never looks like a whole");
+    eventually("it is counted", || proxy.refusals("timeout-total") == 1.0);
+
+    // So is an upload that drips.
+    let origin = stuck();
+    let proxy = Setup::new(&origin)
+        .listener("reason_header: true")
+        .route("timeouts: {total: 500ms}")
+        .start();
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
+    assert_reason(&proxy, &mut client, 504, "timeout-total");
+}
