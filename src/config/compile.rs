@@ -325,8 +325,8 @@ fn route(route: &Route, clusters: &HashMap<String, usize>) -> route::Route {
 }
 
 fn action(route: &Route, clusters: &HashMap<String, usize>) -> Action {
-    if let Some(Redirect { status, scheme, host, path, prefix_rewrite }) = &route.redirect {
-        let (host, port) = host.as_ref().map_or((None, None), |it| split_port(&it.0));
+    if let Some(redirect) = &route.redirect {
+        let Redirect { status, scheme, host, port, path, prefix_rewrite, strip_query } = redirect;
         let whole = path.as_ref().map(|it| RedirectPath::Whole(it.0.clone()));
         return Action::Redirect(route::Redirect {
             status: *status,
@@ -334,11 +334,11 @@ fn action(route: &Route, clusters: &HashMap<String, usize>) -> Action {
                 Scheme::Http => "http".to_owned(),
                 Scheme::Https => "https".to_owned(),
             }),
-            host,
-            port,
+            host: host.as_ref().map(|it| it.host().to_owned()),
+            port: port.or_else(|| host.as_ref()?.port()),
             path: whole
                 .or_else(|| prefix_rewrite.as_ref().map(|it| RedirectPath::Prefix(it.0.clone()))),
-            strip_query: false,
+            strip_query: *strip_query,
         });
     }
     if let Some(Respond { status, content_type, body }) = &route.respond {
@@ -352,20 +352,10 @@ fn action(route: &Route, clusters: &HashMap<String, usize>) -> Action {
     let parts = parts.chain(route.clusters.iter().map(|part| (&part.name, part.weight)));
     let parts = parts.filter_map(|(name, weight)| Some((*clusters.get(&name.0)?, weight)));
     Action::Forward(Forward {
-        clusters: Split::new(parts).expect("the check finds routes without a cluster"),
+        clusters: Split::new(parts).expect("checked: clusters exist, and their weights have a sum"),
         prefix_rewrite: route.prefix_rewrite.as_ref().map(|it| it.0.clone()),
         host_rewrite: route.host_rewrite.as_ref().map(|it| it.0.clone()),
     })
-}
-
-/// `host:port`, `[::1]:port` or a host alone.
-fn split_port(authority: &str) -> (Option<String>, Option<u16>) {
-    if let Some((host, port)) = authority.rsplit_once(':')
-        && let Ok(port) = port.parse()
-    {
-        return (Some(host.to_owned()), Some(port));
-    }
-    (Some(authority.to_owned()), None)
 }
 
 fn rules(changes: &HeaderChanges) -> HeaderRules {

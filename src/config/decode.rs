@@ -89,6 +89,11 @@ impl Error {
         Error { node: None, message: message.into(), help: None, missing: None, of_key: false }
     }
 
+    fn or_help(mut self, help: impl Into<String>) -> Error {
+        self.help.get_or_insert(help.into());
+        self
+    }
+
     /// The innermost node wins: it was there first.
     fn at(mut self, node: &Node) -> Error {
         self.node.get_or_insert(node.id);
@@ -294,7 +299,14 @@ impl<'de, 'a: 'de> Deserializer<'de> for Decoder<'a> {
         let items: &[Node] = match &self.node.kind {
             Kind::Sequence(items) => items,
             _ if self.node.is_null() => &[],
-            _ => return self.mismatch(&"a list"),
+            Kind::Scalar { text, .. } => {
+                let help = format!("write [{}]", clip(text));
+                return self.mismatch(&"a list").map_err(|error| error.or_help(help));
+            }
+            Kind::Mapping { .. } => {
+                let help = "wrap it in a list: [{...}]";
+                return self.mismatch(&"a list").map_err(|error| error.or_help(help));
+            }
         };
         let unknown = self.unknown;
         self.go(visitor.visit_seq(Items { items: items.iter(), unknown }))
@@ -326,7 +338,10 @@ impl<'de, 'a: 'de> Deserializer<'de> for Decoder<'a> {
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        let Some(entries) = self.entries() else { return self.mismatch(&"a mapping") };
+        let Some(entries) = self.entries() else {
+            let help = format!("with: {}", fields.join(", "));
+            return self.mismatch(&"a mapping").map_err(|error| error.or_help(help));
+        };
         let unknown = self.unknown;
         let (entries, fields) = (entries.iter(), Some(fields));
         self.go(visitor.visit_map(Entries { entries, fields, value: None, unknown }))

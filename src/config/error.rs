@@ -8,8 +8,8 @@ use super::tree::Span;
 /// Longest part of a line that an excerpt shows, in characters.
 const EXCERPT_CHARS_MAX: usize = 100;
 
-/// Problems that one report shows; what follows is counted only.
-const SHOWN_MAX: usize = 50;
+/// Problems that one report holds; nobody reads more, and each costs a look through the text.
+pub(crate) const FINDINGS_MAX: usize = 200;
 
 /// How bad it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,9 +42,11 @@ pub struct Place {
     pub line: usize,
     /// From 1, in characters.
     pub column: usize,
-    /// The whole line.
+    /// The line, or what of it is near.
     excerpt: String,
-    /// Characters under the caret line, at least 1.
+    /// Characters of the excerpt before the caret.
+    indent: usize,
+    /// Carets, at least 1.
     width: usize,
 }
 
@@ -101,16 +103,46 @@ impl Place {
         let end = floor(text, span.end).max(start);
         let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
         let line_end = text[start..].find('\n').map_or(text.len(), |at| start + at);
-        let excerpt = text[line_start..line_end].trim_end_matches('\r');
-        let end = end.min(line_start + excerpt.len()).max(start);
+        let line = text[line_start..line_end].trim_end_matches('\r');
+        let end = end.min(line_start + line.len()).max(start);
+        let before = text[line_start..start].chars().count();
+        let (excerpt, indent) = excerpt(line, before);
+        let room = excerpt.chars().count().saturating_sub(indent).max(1);
         Place {
             file: source.name.clone(),
             line: text[..start].bytes().filter(|byte| *byte == b'\n').count() + 1,
-            column: text[line_start..start].chars().count() + 1,
-            excerpt: excerpt.to_owned(),
-            width: text[start..end].trim_end().chars().count().max(1),
+            column: before + 1,
+            excerpt,
+            indent,
+            width: text[start..end].trim_end().chars().count().clamp(1, room),
         }
     }
+}
+
+/// The part of a line around the character at `before`, and how many characters of it stand before
+/// that one. Tabs become one space and control characters a dot, so the columns agree and no text
+/// can drive a terminal.
+fn excerpt(line: &str, before: usize) -> (String, usize) {
+    let from = match before > EXCERPT_CHARS_MAX * 3 / 4 {
+        true => before - EXCERPT_CHARS_MAX / 2,
+        false => 0,
+    };
+    let visible = |char: char| match char {
+        '\t' => ' ',
+        char if char.is_control() => '\u{b7}',
+        char => char,
+    };
+    let mut rest = line.chars().skip(from);
+    let mut shown: String = rest.by_ref().take(EXCERPT_CHARS_MAX).map(visible).collect();
+    let mut indent = before - from;
+    if from > 0 {
+        shown.insert_str(0, "...");
+        indent += 3;
+    }
+    if rest.next().is_some() {
+        shown.push_str("...");
+    }
+    (shown, indent)
 }
 
 /// The nearest character boundary at or below `at`.
@@ -145,16 +177,13 @@ impl std::error::Error for Errors {}
 
 impl fmt::Display for Errors {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.problems.iter().take(SHOWN_MAX).enumerate() {
+        for (index, problem) in self.problems.iter().enumerate() {
             if index > 0 {
                 writeln!(out)?;
             }
             write!(out, "{problem}")?;
         }
-        match self.problems.len().saturating_sub(SHOWN_MAX) {
-            0 => Ok(()),
-            more => writeln!(out, "\n... and {more} more"),
-        }
+        Ok(())
     }
 }
 
@@ -178,45 +207,15 @@ impl fmt::Display for Problem {
         };
         let Place { file, line, column, .. } = place;
         writeln!(out, "{file}:{line}:{column}: {}: {}", self.severity, self.message)?;
-        let (shown, before, width) = place.window();
         let number = line.to_string();
         let gutter = " ".repeat(number.len());
         writeln!(out, " {gutter} |")?;
-        writeln!(out, " {number} | {}", shown.trim_end())?;
-        write!(out, " {gutter} | {}{}", " ".repeat(before), "^".repeat(width))?;
+        writeln!(out, " {number} | {}", place.excerpt.trim_end())?;
+        write!(out, " {gutter} | {}{}", " ".repeat(place.indent), "^".repeat(place.width))?;
         match &self.help {
             Some(help) => writeln!(out, " {help}"),
             None => writeln!(out),
         }
-    }
-}
-
-impl Place {
-    /// The part of the line to show, how many characters stand before the caret, and how many
-    /// carets. Tabs become one space and control characters a dot, so the columns agree and no
-    /// text can drive a terminal.
-    fn window(&self) -> (String, usize, usize) {
-        let from = match self.column {
-            column if column > EXCERPT_CHARS_MAX * 3 / 4 => column - EXCERPT_CHARS_MAX / 2,
-            _ => 0,
-        };
-        let visible = |char: char| match char {
-            '\t' => ' ',
-            char if char.is_control() => '\u{b7}',
-            char => char,
-        };
-        let mut shown: String =
-            self.excerpt.chars().skip(from).take(EXCERPT_CHARS_MAX).map(visible).collect();
-        let mut before = self.column - 1 - from;
-        if from > 0 {
-            shown.insert_str(0, "...");
-            before += 3;
-        }
-        if self.excerpt.chars().count() > from + EXCERPT_CHARS_MAX {
-            shown.push_str("...");
-        }
-        let room = shown.chars().count().saturating_sub(before).max(1);
-        (shown, before, self.width.min(room))
     }
 }
 

@@ -89,14 +89,21 @@ pub(crate) fn parse_on(
     let mut findings = Vec::new();
     let root = read_trees(&formats, &sources, &mut findings);
     let config = root.and_then(|mut root| {
-        substitute::substitute(&mut root, variable, &mut findings);
+        let mut failed = Vec::new();
+        substitute::substitute(&mut root, variable, &mut failed);
         let names = check::Names::of(&root);
+        for (node, finding) in failed {
+            root.prune(node);
+            findings.push(finding);
+        }
         let config: Option<Config> = decode::decode(&mut root, &mut findings);
         if let Some(config) = &config {
             findings.extend(check::check(config, &root, &names, machine, &sources));
         }
         config
     });
+    findings.sort_by_key(|finding| finding.severity == Severity::Warning);
+    findings.truncate(error::FINDINGS_MAX);
     findings.sort_by_key(|finding| (finding.span.source, finding.span.start));
     let problems: Vec<Problem> =
         findings.into_iter().map(|finding| finding.place(&sources)).collect();

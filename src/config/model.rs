@@ -14,7 +14,8 @@ use crate::balance::{RING_SIZE_MAX, RING_SIZE_MIN};
 use super::error::Problem;
 use super::values::{
     AdminAddress, Authority, Cidr, EndpointAddress, HeaderName, HeaderValue, HostPattern,
-    ListenAddress, LogFilter, MethodName, Name, PathText, Period, RuleName, Size, SizeLimit, Token,
+    ListenAddress, LogFilter, MethodName, Name, PathText, Period, RedirectTarget, RuleName, Size,
+    SizeLimit, Token,
 };
 
 /// A configuration that was checked. Every default is filled in.
@@ -154,8 +155,8 @@ pub struct Shards {
     /// Entries of each submission ring: a power of two from 32 to 32768. Default 1024. More
     /// lets a busy shard hand more to the kernel at once.
     pub ring_entries: u32,
-    /// Size of each relay buffer, 4KiB to 16MiB. Default 16KiB: larger ones
-    /// hold longer bodies together with their heads, but cost memory while they wait.
+    /// Size of each relay buffer, 4KiB to 16MiB. Default 16KiB: larger ones hold longer bodies
+    /// together with their heads, but cost memory while they wait.
     pub buffer_bytes: Size,
     /// Pending connections that the kernel holds for each shard and listener; listen(2).
     /// Default 4096. The kernel cuts it to net.core.somaxconn.
@@ -592,7 +593,7 @@ pub struct Route {
     /// Answer here.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub respond: Option<Respond>,
-    /// Send this to the origin in place of `match.prefix`.
+    /// Send this to the origin in place of `match.prefix`, or of `match.path`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix_rewrite: Option<PathText>,
     /// Send this to the origin as `Host`. Default: what the client sent.
@@ -670,7 +671,7 @@ pub struct HeaderMatch {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct QueryMatch {
-    /// The parameter, as it is in the query, not decoded.
+    /// The parameter. Names and values are compared decoded: `%41` is `A`, `+` is a space.
     pub name: String,
     /// It is this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -719,17 +720,30 @@ pub struct Redirect {
     /// Another host, with a port if needed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<Authority>,
-    /// Another path.
+    /// Another port. Default: the usual one, if scheme or host are given; else the request's.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathText>,
-    /// This in place of `match.prefix`.
+    pub port: Option<u16>,
+    /// Another path; with a query, if the request's is to be replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<RedirectTarget>,
+    /// This in place of `match.prefix`, or of `match.path`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prefix_rewrite: Option<PathText>,
+    /// Leave the request's query out. Default false.
+    pub strip_query: bool,
 }
 
 impl Default for Redirect {
     fn default() -> Redirect {
-        Redirect { status: 302, scheme: None, host: None, path: None, prefix_rewrite: None }
+        Redirect {
+            status: 302,
+            scheme: None,
+            host: None,
+            port: None,
+            path: None,
+            prefix_rewrite: None,
+            strip_query: false,
+        }
     }
 }
 
@@ -881,9 +895,9 @@ impl JsonSchema for HeaderLines {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouteTimeouts {
-    /// From the end of the request to the head of the answer. Default 15s; then 504.
+    /// From the end of the request to the head of the final answer. Default 15s; then 504.
     pub answer: Period,
-    /// For the whole exchange. Default 0: no limit.
+    /// From the head of the request to the end of the answer. Default 0: no limit.
     pub total: Period,
     /// While an answer runs and nothing moves in either direction. Default 5m; then cut off.
     pub stream_idle: Period,

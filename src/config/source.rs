@@ -1,7 +1,7 @@
 //! Where a configuration comes from: a file, `--config-yaml`, and what the command line overrides.
 //! Kept for as long as the process runs, since a reload reads the same again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::{Errors, Problem};
@@ -49,7 +49,7 @@ impl Source {
     pub fn load(&self) -> Result<Config, Errors> {
         let mut texts = Vec::new();
         if let Some(path) = &self.file {
-            let text = read(path).map_err(Errors::one)?;
+            let text = read(path)?;
             texts.push(Text { name: path.display().to_string(), text, format: Format::of(path) });
         }
         if let Some(yaml) = &self.yaml {
@@ -78,9 +78,9 @@ impl Overrides {
 }
 
 /// A whole file as text.
-fn read(path: &PathBuf) -> Result<String, Problem> {
+fn read(path: &Path) -> Result<String, Errors> {
     let cannot = |error: &dyn std::fmt::Display| {
-        Problem::bare(format!("cannot read '{}': {error}", path.display()))
+        Errors::one(Problem::bare(format!("cannot read '{}': {error}", path.display())))
     };
     let metadata = std::fs::metadata(path).map_err(|error| cannot(&error))?;
     if metadata.len() > FILE_BYTES_MAX {

@@ -7,11 +7,12 @@ use super::tree::{Kind, Node};
 /// Bytes of one value after substitution.
 const VALUE_BYTES_MAX: usize = 1024 * 1024;
 
-/// Replaces the variables in every value below `node`; reports those that are not set.
+/// Replaces the variables in every value below `node`. Reports those that cannot be, each with
+/// the number of its node.
 pub(crate) fn substitute(
     node: &mut Node,
     variable: &dyn Fn(&str) -> Option<String>,
-    findings: &mut Vec<Finding>,
+    findings: &mut Vec<(u32, Finding)>,
 ) {
     match &mut node.kind {
         Kind::Scalar { text, quoted } => {
@@ -25,7 +26,7 @@ pub(crate) fn substitute(
                     *quoted &= !replaced;
                 }
                 Err((message, help)) => {
-                    findings.push(Finding::error(node.span, message).help(help));
+                    findings.push((node.id, Finding::error(node.span, message).help(help)));
                 }
             }
         }

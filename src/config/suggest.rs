@@ -19,7 +19,7 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 }
 
 /// A help text of the nearest word, or of all of them if none is near.
-pub(crate) fn help<'a>(word: &str, known: &[&'a str], what: &str) -> Option<String> {
+pub(crate) fn help(word: &str, known: &[&str], what: &str) -> Option<String> {
     match nearest(word, known.iter().copied()) {
         Some(near) => Some(format!("did you mean '{near}'?")),
         None if known.is_empty() => None,

@@ -212,9 +212,38 @@ fn budgets_hold() {
     }
     assert!(bad(yaml(&laughs))[0].contains("more than 250000 values"));
     assert!(bad(yaml(&"[".repeat(100))).len() == 1);
-    assert!(bad(yaml(&"{a: ".repeat(70)))[0].contains("nested more than 64 deep"));
+    let deep = "[".repeat(70) + &"]".repeat(70);
+    assert!(bad(yaml(&deep))[0].contains("nested more than 64 deep"));
     assert!(!bad(read(&format!("a = {}", "[".repeat(10_000)), Format::Toml)).is_empty());
     assert!(bad(yaml("a: &a [*a]"))[0].contains("alias"));
+}
+
+/// A report is bounded, and warnings never hide an error.
+#[test]
+fn many_problems_are_a_short_report() {
+    let everybody = ["0.0.0.0/0"; 1_000].join(", ");
+    let doubtful = format!("8080\n    forwarded: {{trusted: {{cidrs: [{everybody}]}}}}");
+    let text = MINIMAL.replace("8080", &doubtful) + "routes: [{cluster: ap}]\n";
+    let problems = bad(yaml(&text));
+    assert_eq!(problems.len(), error::FINDINGS_MAX);
+    assert!(problems.iter().any(|it| it.contains("no cluster is named 'ap'")));
+    let routes = "  - {cluster: ap}\n".repeat(1_000);
+    let problems = bad(yaml(&format!("{MINIMAL}routes:\n{routes}")));
+    assert!(problems.len() <= error::FINDINGS_MAX);
+    let clusters = "  - {name: x, endpoints: [nothing]}\n".repeat(1_000);
+    assert!(bad(yaml(&format!("{MINIMAL}{clusters}"))).len() <= error::FINDINGS_MAX);
+}
+
+#[test]
+fn weights_that_cannot_be_added_are_refused() {
+    let part = |index| format!("  - {{name: c{index}, weight: 1000000}}\n");
+    let cluster = |index| format!("  - {{name: c{index}, endpoints: [a:1]}}\n");
+    let parts: String = (0..4_300).map(part).collect();
+    let clusters: String = (0..4_300).map(cluster).collect();
+    let text = format!(
+        "listeners: [{{address: 127.0.0.1:1}}]\nclusters:\n{clusters}routes:\n- clusters:\n{parts}"
+    );
+    assert_eq!(bad(yaml(&text)), ["4304:3 the weights add up to more than 4294967295"]);
 }
 
 #[test]
@@ -231,9 +260,11 @@ fn a_second_text_is_laid_over_the_first() {
     assert_eq!(errors.problems.len(), 1);
     assert!(errors.to_string().starts_with("over:2:14: error: 'chatty' is no log level"));
     let over = over.replace("chatty", "debug");
-    let config = parse_on(vec![text("a.yaml", MINIMAL), text("over", &over)], &machine, &|_| None);
+    let below = format!("{MINIMAL}log: {{format: json, level: off}}");
+    let config = parse_on(vec![text("a.yaml", &below), text("over", &over)], &machine, &|_| None);
     let config = config.unwrap_or_else(|errors| panic!("{errors}"));
     assert_eq!(config.listeners[0].address.0.port(), 99);
+    assert_eq!((config.log.format, config.log.level.0.as_str()), (LogFormat::Json, "debug"));
     assert_eq!(config.clusters.len(), 1);
 }
 

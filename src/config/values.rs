@@ -596,6 +596,38 @@ impl fmt::Display for PathText {
     }
 }
 
+/// Where a redirect leads on the same host: a path, and a query if it brings its own.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct RedirectTarget(pub String);
+
+word!(RedirectTarget, "a path that begins with /", {
+    "type": "string",
+    "description": "A path as in /new, with a query if needed: /new?from=old.",
+    "pattern": "^/",
+});
+
+impl FromStr for RedirectTarget {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<RedirectTarget, String> {
+        let (path, query) = text.split_once('?').unwrap_or((text, ""));
+        let _: PathText = path.parse()?;
+        match query.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"<>\\^`{|}#".contains(&byte))
+        {
+            true => Ok(RedirectTarget(text.to_owned())),
+            false => {
+                Err("a query has only visible ASCII characters\npercent-encode the others".into())
+            }
+        }
+    }
+}
+
+impl fmt::Display for RedirectTarget {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
 /// A method, as it is on the wire: `GET`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct MethodName(pub String);
@@ -744,14 +776,31 @@ word!(Authority, "a host, with a port if needed", {
     "description": "A host as in api.internal, with a port if needed: api.internal:8080.",
 });
 
+impl Authority {
+    /// The host, in brackets if it is an IPv6 address.
+    pub fn host(&self) -> &str {
+        split_port(&self.0).0
+    }
+
+    /// The port, if one is given.
+    pub fn port(&self) -> Option<u16> {
+        split_port(&self.0).1?.parse().ok()
+    }
+}
+
+/// `host:port`, `[::1]:port`, or a host alone.
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    }
+}
+
 impl FromStr for Authority {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Authority, String> {
-        let (host, port) = match text.rsplit_once(':') {
-            Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-            _ => (text, None),
-        };
+        let (host, port) = split_port(text);
         let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         let good_host = is_host_name(host)
             || host.parse::<std::net::Ipv4Addr>().is_ok()
