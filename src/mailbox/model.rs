@@ -5,6 +5,8 @@ mod atomic {
     pub(super) use loom::sync::atomic::{AtomicBool, Ordering, fence};
 }
 
+// A second time, on purpose.
+#[allow(clippy::duplicate_mod)]
 #[path = "sleep_flag.rs"]
 mod sleep_flag;
 
