@@ -35,6 +35,12 @@ const EXIT_THRESHOLD: u8 = 99;
 /// One run of a search, unless `-d` says.
 const TRIAL: Duration = Duration::from_secs(5);
 
+/// After a run of a search: a rate that leaves more behind than this is not held anyway.
+const TRIAL_DRAIN: Duration = Duration::from_millis(500);
+
+/// Unless `--timeout` says.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Where `--find-max` begins, in requests a second.
 const SEARCH_FROM: f64 = 1_000.0;
 
@@ -396,6 +402,7 @@ fn settings(args: &LoadArgs, scenario: &Scenario) -> Result<Settings, String> {
     let number = |flag: Option<u64>, file: Option<usize>, default: usize| {
         flag.map_or(file.unwrap_or(default), |n| n as usize).max(1)
     };
+    let timeout = args.timeout.or(scenario.timeout).unwrap_or(TIMEOUT);
     let keep_alive = !args.no_keepalive && scenario.keep_alive.unwrap_or(true);
     let pipeline = number(args.pipeline, scenario.pipeline, 1);
     if pipeline > 1 && !keep_alive {
@@ -410,7 +417,8 @@ fn settings(args: &LoadArgs, scenario: &Scenario) -> Result<Settings, String> {
         duration,
         count: args.count,
         warmup: args.warmup.or(scenario.warmup).unwrap_or_default(),
-        timeout: args.timeout.or(scenario.timeout).unwrap_or(Duration::from_secs(10)),
+        timeout,
+        drain: if searching { timeout.min(TRIAL_DRAIN) } else { timeout },
         pipeline,
         keep_alive,
         seed: args.seed.or(scenario.seed).unwrap_or(1),

@@ -29,6 +29,8 @@ pub struct Plan {
     pub count: Option<u64>,
     /// For connecting, and from sending to the last byte.
     pub timeout: Duration,
+    /// After the end, for what was due and has no answer yet.
+    pub drain: Duration,
     /// Requests on a connection at once.
     pub pipeline: usize,
     /// Whether a connection carries more than one request.
@@ -108,6 +110,8 @@ pub struct Settings {
     /// See [`Plan`].
     pub timeout: Duration,
     /// See [`Plan`].
+    pub drain: Duration,
+    /// See [`Plan`].
     pub pipeline: usize,
     /// See [`Plan`].
     pub keep_alive: bool,
@@ -152,6 +156,7 @@ impl Settings {
             length: planned,
             count: self.count,
             timeout: self.timeout,
+            drain: self.drain,
             pipeline: self.pipeline,
             keep_alive: self.keep_alive,
             seed: self.seed,

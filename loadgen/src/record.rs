@@ -96,6 +96,8 @@ impl Failures {
 pub struct Counts {
     /// Requests that began to leave.
     pub sent: u64,
+    /// Requests that were due and never left.
+    pub unsent: u64,
     /// Whole answers, right or wrong.
     pub answered: u64,
     /// Requests without a right answer.
@@ -123,6 +125,7 @@ impl Counts {
     pub fn new(targets: usize) -> Self {
         Self {
             sent: 0,
+            unsent: 0,
             answered: 0,
             failures: Failures::default(),
             statuses: vec![0; 600],
@@ -139,6 +142,7 @@ impl Counts {
     /// Adds another worker's.
     pub fn merge(&mut self, other: &Self) {
         self.sent += other.sent;
+        self.unsent += other.unsent;
         self.answered += other.answered;
         self.failures.merge(&other.failures);
         self.body_bytes += other.body_bytes;
@@ -233,6 +237,7 @@ impl Recorder {
     /// A request was due and never sent: it has no service time.
     pub fn never_sent(&mut self, due: u64, now: u64) {
         self.interval.corrected.saturating_record(now.saturating_sub(due));
+        self.counts.unsent += 1;
         self.failed(Failure::Unfinished, 1);
     }
 

@@ -143,7 +143,7 @@ pub fn header(text: &str) -> Result<(String, String), String> {
     let bad = || format!("'{text}' is no header such as 'Name: value'");
     let (name, value) = text.split_once(':').ok_or_else(bad)?;
     let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    let value = value.trim();
+    let value = value.trim_matches([' ', '\t']);
     if name.is_empty()
         || !name.bytes().all(token)
         || value.bytes().any(|byte| byte < b' ' && byte != b'\t')

@@ -83,7 +83,9 @@ impl std::str::FromStr for Threshold {
                 let percent = name.strip_prefix('p').and_then(|digits| digits.parse::<f64>().ok());
                 match percent.filter(|percent| (0.0..=100.0).contains(percent)) {
                     Some(percent) => {
-                        (Metric::Quantile { quantile: percent / 100.0, service }, time()?)
+                        // 99.9 / 100 is a hair above 0.999, and would ask for the next request.
+                        let quantile = (percent * 1e10).round() / 1e12;
+                        (Metric::Quantile { quantile, service }, time()?)
                     }
                     None => {
                         return Err(bad(format!(

@@ -52,14 +52,20 @@ const RECONNECT_PAUSE: Duration = Duration::from_millis(10);
 /// The longest pause between tries.
 const RECONNECT_PAUSE_MAX: Duration = Duration::from_millis(500);
 
-/// How often the house is kept, at most.
-const TICK: Duration = Duration::from_millis(10);
+/// How often the house is kept, at least. Rarely, since a wake-up costs as much as a request.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How often at the end, while the last answers come in.
+const LAST_TICK: Duration = Duration::from_millis(2);
 
 /// How long the end waits for connections to close.
 const CLOSE_WAIT: Duration = Duration::from_millis(200);
 
 /// A look after the schedule when no connection was free, in case none frees: nanoseconds.
 const BACKLOG_LOOK: u64 = 50_000_000;
+
+/// What is answered so soon after the end belongs to the run's last second: nanoseconds.
+const LAST_ANSWERS: u64 = 100_000_000;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -411,13 +417,15 @@ impl Worker {
     /// Timeouts, seconds and the end.
     async fn keep_house(self: &Rc<Self>, tell: &Sender<Told>) {
         let timeout = self.plan.timeout.as_nanos() as u64;
-        let tick = (self.plan.timeout / 10).clamp(Duration::from_millis(1), TICK);
+        let drain = self.plan.drain.as_nanos() as u64;
+        let tick = (self.plan.timeout / 10).min(TICK);
         let (mut next_look, mut alive) = (0, net::now());
         loop {
-            net::sleep(tick).await;
+            let wait = self.state.borrow().until_next(net::now()).min(tick);
+            net::sleep(wait.max(LAST_TICK)).await;
             let now = net::now();
             let mut state = self.state.borrow_mut();
-            let second = now.saturating_sub(state.warm) / SECOND;
+            let second = state.second(now);
             if now >= state.warm && second != state.recorder.interval.index {
                 let _ = tell.send(Told::Second(Box::new(state.recorder.turn(second))));
             }
@@ -431,9 +439,9 @@ impl Worker {
             if self.control.stop.load(Ordering::Relaxed) || state.finished(now) {
                 break;
             }
-            let end = state.end;
-            // Nothing can come any more: what is due and was never answered has failed.
-            if now > end.saturating_add(timeout) || now > alive.saturating_add(timeout) {
+            let last = state.end.saturating_add(drain);
+            // What is due and has no answer by now has failed.
+            if now > last || now > alive.saturating_add(timeout) {
                 state.write_off(now);
                 break;
             }
@@ -521,6 +529,7 @@ impl Worker {
                 let now = net::now();
                 let lane = state.slots[slot].lane;
                 if let Some(due) = state.next_due(lane, now) {
+                    state.unrest(slot);
                     let waited = state.lanes[lane].idle_count == 0;
                     return Some(state.depart(lane, due, now, waited));
                 }
@@ -956,6 +965,22 @@ impl State {
                 socket.shut(); // Its task wakes, and connects anew.
             }
         }
+    }
+
+    /// Which second of the recording this is. The last answers belong to the last second.
+    fn second(&self, now: u64) -> u64 {
+        let now =
+            if now < self.end.saturating_add(LAST_ANSWERS) { now.min(self.end - 1) } else { now };
+        now.saturating_sub(self.warm) / SECOND
+    }
+
+    /// Until the next second begins, or the end.
+    fn until_next(&self, now: u64) -> Duration {
+        let second = match now.checked_sub(self.warm) {
+            Some(recorded) => SECOND - recorded % SECOND,
+            None => self.warm - now,
+        };
+        Duration::from_nanos(second.min(self.end.saturating_sub(now)))
     }
 
     fn finished(&self, now: u64) -> bool {
