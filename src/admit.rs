@@ -29,6 +29,7 @@ use crate::time::Nanos;
 use crate::upstream::Endpoint;
 
 /// What the bytes so far are.
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 pub enum Admission {
     /// A request that is served.
     Order(Order),

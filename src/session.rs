@@ -112,6 +112,7 @@ enum Next {
 }
 
 /// What a wait for a request came to.
+#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 enum Arrival {
     Order(Order),
     /// The head that began to arrive then is refused.
