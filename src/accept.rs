@@ -103,10 +103,10 @@ impl ListenerState {
     }
 
     /// Out of descriptors: uses the reserve to take one connection from the queue and close it, so
-    /// that its client learns at once. Whether that worked.
-    fn shed_with_reserve(&self, socket: &Socket) -> bool {
+    /// that its client learns at once.
+    fn shed_with_reserve(&self, socket: &Socket) -> Result<(), Errno> {
         drop(self.reserve.take());
-        let shed = self.accept(socket).is_ok();
+        let shed = self.accept(socket).map(drop);
         self.reserve.set(reserve());
         shed
     }
@@ -118,7 +118,8 @@ impl Slot {
         let plan = shard.plan();
         let limits = &plan.shared().listeners[listener.index];
         let share = limits.connections_max.div_ceil(shard.count as u32);
-        if listener.open.get() >= share {
+        let all = u32::try_from(shard.counters.connections_open.get()).unwrap_or(0);
+        if listener.open.get() >= share || all >= shard.clients_max {
             return None;
         }
         // Counted always, so that a limit set by a reload holds for those already open.
@@ -204,11 +205,12 @@ async fn take_queued(
                 | Errno::NETUNREACH,
             ) => {}
             Err(error @ (Errno::MFILE | Errno::NFILE)) => {
-                shard.counters.accept_failures.add(1);
-                if !listener.shed_with_reserve(socket) {
-                    return Err(error);
+                match listener.shed_with_reserve(socket) {
+                    Ok(()) => shard.counters.connections_shed.add(1),
+                    // Out of descriptors is found before the queue is looked at: it was empty.
+                    Err(Errno::AGAIN) => return Ok(Queue::Empty),
+                    Err(_) => return Err(error),
                 }
-                shard.counters.connections_shed.add(1);
             }
             Err(error) => return Err(error),
         }

@@ -7,7 +7,6 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use crate::accept::ClientInfo;
@@ -44,8 +43,8 @@ pub enum Admission {
 pub struct Order {
     /// The plan that it keeps to its end.
     pub plan: Rc<ShardPlan>,
-    /// The listener that it came in by.
-    pub listener: Arc<Listener>,
+    /// The listener that it came in by: its place in the plan.
+    pub listener_index: usize,
     /// What is done with it.
     pub action: Action,
     /// The outgoing head; or the whole answer, where that is ours.
@@ -70,6 +69,8 @@ pub struct Order {
     pub own_body_bytes: usize,
     /// When its first byte was there.
     pub began: Nanos,
+    /// When its head was there.
+    pub complete: Nanos,
     /// Why we answer ourselves.
     pub reason: Option<Reason>,
     /// The endpoint that was chosen.
@@ -97,6 +98,11 @@ pub enum Action {
 }
 
 impl Order {
+    /// The listener that it came in by.
+    pub fn listener(&self) -> &Listener {
+        &self.plan.shared().listeners[self.listener_index]
+    }
+
     /// The route's limits.
     pub fn timeouts(&self) -> &RouteTimeouts {
         &self.routed().timeouts
@@ -116,13 +122,13 @@ impl Order {
 /// Looks for a head in `bytes` and decides what becomes of the request.
 pub fn admit(
     shard: &Shard,
-    plan: Rc<ShardPlan>,
+    plan: &Rc<ShardPlan>,
     info: &ClientInfo,
     bytes: &[u8],
     began: Nanos,
+    complete: Nanos,
 ) -> Admission {
-    let shared = plan.shared().clone();
-    let listener = &shared.listeners[info.slot.listener.index];
+    let listener = &plan.shared().listeners[info.slot.listener.index];
     let mut scratch = Scratch::new();
     let head = match parse_request(bytes, &listener.head, &mut scratch) {
         Ok(Parsed::Complete(head)) => head,
@@ -130,7 +136,7 @@ pub fn admit(
         Err(reason) => return Admission::Refused(reason),
     };
     let mut order = Order {
-        listener: listener.clone(),
+        listener_index: info.slot.listener.index,
         action: Action::Own { status: 0 },
         out: shard.buffers.take(),
         method: head.method,
@@ -143,17 +149,18 @@ pub fn admit(
         body_at_hand: 0,
         own_body_bytes: 0,
         began,
+        complete,
         reason: None,
         endpoint: None,
         log: None,
         route: None,
-        plan,
+        plan: plan.clone(),
     };
     if listener.access_log.is_some() {
         order.log = Some(LogLine::begin(shard, &head));
     }
-    if let Err(reason) = decide(shard, info, bytes, &head, &mut order) {
-        order.own(shard, reason);
+    if let Err(reason) = decide(shard, plan, info, bytes, &head, &mut order) {
+        order.own(shard, listener, reason);
     }
     Admission::Order(order)
 }
@@ -161,13 +168,14 @@ pub fn admit(
 /// Decides, and writes the outgoing head. An error becomes our own answer.
 fn decide(
     shard: &Shard,
+    plan: &ShardPlan,
     info: &ClientInfo,
     bytes: &[u8],
     head: &RequestHead<'_, '_>,
     order: &mut Order,
 ) -> Result<(), Reason> {
-    let listener = order.listener.clone();
-    let plan = order.plan.shared().clone();
+    let plan = plan.shared();
+    let listener = &plan.listeners[info.slot.listener.index];
     if head.method == Method::Connect {
         return Err(Reason::ConnectRefused);
     }
@@ -246,7 +254,12 @@ fn decide(
         let edits = RequestEdits {
             path: target,
             query: head.target.query(),
-            host: forward.host_rewrite.as_deref().map_or(head.host, str::as_bytes),
+            host: match &forward.host_rewrite {
+                Some(host) => host.as_bytes(),
+                // HTTP/1.0 without a Host: some name must be said (RFC 9112, 3.2).
+                None if head.host.is_empty() => plan.clusters[cluster].default_host(),
+                None => head.host,
+            },
             framing: head.framing,
             upgrade,
             dropped,
@@ -287,7 +300,7 @@ const FORWARDED: [FieldKind; 5] = [
 
 impl Order {
     /// Makes an answer of our own of a refusal.
-    fn own(&mut self, shard: &Shard, reason: Reason) {
+    fn own(&mut self, shard: &Shard, listener: &Listener, reason: Reason) {
         self.reason = Some(reason);
         self.action = Action::Own { status: reason.status() };
         // What was half written for the origin.
@@ -305,7 +318,7 @@ impl Order {
         self.action = Action::Own { status: reason.status() };
         self.own_body_bytes = if head_only { 0 } else { respond::body_bytes(reason) };
         let out = self.out.writer();
-        respond::refusal(reason, &self.listener, persistence, head_only, &date, out);
+        respond::refusal(reason, listener, persistence, head_only, &date, out);
     }
 
     /// Makes an answer of what the route says itself.
@@ -478,11 +491,11 @@ impl LogLine {
             forwarded_for: field(FORWARDED_FOR),
             upstream: ending.upstream,
             attempts: 1,
-            listener: &order.listener.name,
+            listener: &order.listener().name,
             route: order.route.map(|route| plan.router.routes()[route].name.as_str()),
             cluster,
         };
-        shard.log(&order.listener, &record);
+        shard.log(order.listener(), &record);
         shard.buffers.give_back(self.text);
     }
 }

@@ -115,7 +115,7 @@ pub fn take(
     };
     let via = |out: &mut Vec<u8>| {
         if !interim && !edits.rules.drops(b"via") {
-            order.listener.forwarding.write_via(head.version, out);
+            order.listener().forwarding.write_via(head.version, out);
         }
     };
     encode::answer(bytes, &head, &edits, via, reply);

@@ -112,6 +112,14 @@ impl Socket {
         rustix::net::recv(self, &mut byte, flags).map(|(_, count)| count)
     }
 
+    /// Bytes that were written, but that the peer's kernel has not acknowledged (tcp(7), SIOCOUTQ).
+    pub fn unacknowledged(&self) -> u64 {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: TIOCOUTQ, which is SIOCOUTQ, writes one int.
+        let result = unsafe { libc::ioctl(self.raw(), libc::TIOCOUTQ, &mut bytes) };
+        if result == 0 { bytes.max(0) as u64 } else { 0 }
+    }
+
     /// Ends our side of the stream; the peer reads an end.
     pub fn shutdown_write(&self) {
         let _ = rustix::net::shutdown(self, rustix::net::Shutdown::Write);
@@ -128,14 +136,14 @@ impl Socket {
     }
 
     /// Takes the descriptor back from the runtime; a copy of it, where an abandoned wait may still
-    /// hold the original for a moment.
-    pub fn into_descriptor(mut self) -> Option<OwnedFd> {
+    /// hold the original for a moment. Gives the socket back where no copy can be had.
+    pub fn into_descriptor(mut self) -> Result<OwnedFd, Socket> {
         if self.abandoned.get() {
-            return self.as_fd().try_clone_to_owned().ok();
+            return self.as_fd().try_clone_to_owned().map_err(|_| self);
         }
-        let stream = self.stream.take()?;
+        let stream = self.stream.take().expect("present until drop");
         // SAFETY: into_raw_fd gives up the only reference; no wait is in flight.
-        Some(unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) })
+        Ok(unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) })
     }
 
     fn stream(&self) -> &TcpStream {
@@ -195,30 +203,35 @@ pub fn would_block(error: &io::Error) -> bool {
 }
 
 /// One kept timer that is moved rather than made anew. Moving it later costs a store: the entry in
-/// the runtime's wheel stays where it is, and is moved when it fires too early.
+/// the runtime's wheel stays where it is, and is moved when it fires too early. Nor is the entry
+/// looked at in vain: it can only have fired if the task was woken.
 pub struct Timer {
     sleep: Pin<Box<monoio::time::Sleep>>,
     /// When the wheel's entry fires.
     armed: Nanos,
     /// When we want to be told.
     due: Nanos,
+    /// The entry will wake the task.
+    registered: bool,
 }
 
 /// How far ahead the wheel's entry is put when there is no deadline.
 const TIMER_FAR: std::time::Duration = std::time::Duration::from_secs(3600);
 
 impl Timer {
-    /// A timer without a deadline.
+    /// A timer without a deadline, for one task.
     pub fn new(now: Nanos) -> Timer {
         let armed = now + TIMER_FAR;
-        Timer { sleep: Box::pin(sleep_until(armed)), armed, due: Nanos::NEVER }
+        let sleep = Box::pin(sleep_until(armed));
+        Timer { sleep, armed, due: Nanos::NEVER, registered: false }
     }
 
-    /// Moves the deadline.
-    pub fn set(&mut self, due: Nanos) {
+    /// Moves the deadline. `now` must not lie before the last time that the task was woken: an
+    /// entry that has fired since is armed again.
+    pub fn set(&mut self, due: Nanos, now: Nanos) {
         self.due = due;
-        if due < self.armed {
-            self.arm(due);
+        if due < self.armed || now >= self.armed {
+            self.arm(due.min(now + TIMER_FAR));
         }
     }
 
@@ -227,8 +240,12 @@ impl Timer {
         self.due
     }
 
-    /// Ready once the deadline has passed; then it is switched off until the next `set`.
-    pub fn poll_due(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    /// Ready once the deadline has passed; then it is switched off until the next `set`. `woken`
+    /// says whether the task was woken since the deadline was set.
+    pub fn poll_due(&mut self, woken: bool, context: &mut Context<'_>) -> Poll<()> {
+        if self.registered && !woken {
+            return Poll::Pending;
+        }
         while self.sleep.as_mut().poll(context).is_ready() {
             let now = Nanos::now();
             if now >= self.due {
@@ -238,12 +255,14 @@ impl Timer {
             }
             self.arm(self.due.min(now + TIMER_FAR));
         }
+        self.registered = true;
         Poll::Pending
     }
 
     fn arm(&mut self, at: Nanos) {
         // Rounded up: the wheel counts whole milliseconds and would fire before its time.
         self.armed = at;
+        self.registered = false;
         let at = Nanos(at.0.saturating_add(999_999));
         self.sleep.as_mut().reset(monoio::time::Instant::from_std(at.instant()));
     }

@@ -56,12 +56,13 @@ impl Pace {
         look.min(self.moved.after(self.rules.idle))
     }
 
-    /// Looks. An error is what stands still for too long.
-    pub fn look(&mut self, flow: &Flow, now: Nanos) -> Result<(), Stall> {
+    /// Looks. `unread` bytes were written, but the kernel still holds them for the client: they
+    /// have not moved. An error is what stands still for too long.
+    pub fn look(&mut self, flow: &Flow, unread: u64, now: Nanos) -> Result<(), Stall> {
         if now < self.due() {
             return Ok(());
         }
-        let bytes = flow.bytes.get();
+        let bytes = flow.bytes.get().saturating_sub(unread).max(self.bytes);
         let more = bytes - self.bytes;
         let passed = now.since(self.looked).as_millis() as u64;
         let enough = u64::from(self.rules.bytes_per_second_min) * passed / 1000;
@@ -111,7 +112,7 @@ mod tests {
                 return Ok(());
             }
             each(seconds, &flow);
-            pace.look(&flow, now).map_err(|stall| (stall, seconds))?;
+            pace.look(&flow, 0, now).map_err(|stall| (stall, seconds))?;
         }
     }
 
@@ -137,6 +138,24 @@ mod tests {
             flow.bytes.set(seconds * 300);
         });
         assert_eq!(result, Ok(()));
+    }
+
+    /// The kernel takes a megabyte at once and says nothing more for a minute; but the client reads.
+    #[test]
+    fn what_the_kernel_holds_has_not_moved_yet() {
+        let flow = Flow::default();
+        flow.bytes.set(1_000_000);
+        flow.waits_for.set(Some(Side::Sink));
+        let mut honest = Pace::new(RULES, Nanos(0));
+        let mut stalled = Pace::new(RULES, Nanos(0));
+        for look in 1..=4 {
+            let now = honest.due();
+            assert_eq!(honest.look(&flow, 1_000_000 - look * 10_000, now), Ok(()));
+            let expected = if look < 2 { Ok(()) } else { Err(Stall::Client) };
+            if look <= 2 {
+                assert_eq!(stalled.look(&flow, 1_000_000, now), expected);
+            }
+        }
     }
 
     #[test]

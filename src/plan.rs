@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access_log::Format;
-use crate::balance::Policy;
+use crate::balance::{Policy, Table};
 use crate::http::forwarded::Forwarding;
 use crate::http::head::HeadLimits;
 use crate::http::path::PathPolicy;
@@ -90,10 +90,19 @@ pub struct Cluster {
     pub endpoints: Vec<Endpoint>,
     /// How one of them is chosen.
     pub balance: Policy,
+    /// What the policy looks up: built once, shared by all shards.
+    pub table: Table,
     /// TCP connect, default 5 s; 504.
     pub connect_timeout: Duration,
     /// Kept connections.
     pub pool: Pool,
+}
+
+impl Cluster {
+    /// The host of requests that name none: what its first endpoint is called.
+    pub fn default_host(&self) -> &[u8] {
+        self.endpoints.first().map_or(b"localhost", |endpoint| endpoint.name.as_bytes())
+    }
 }
 
 /// One address of a cluster.

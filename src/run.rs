@@ -62,7 +62,7 @@ fn start(
     options: Options,
     set_log_level: Option<control::SetLogLevel>,
 ) -> Result<u8, Failure> {
-    raise_descriptor_limit();
+    let descriptors = raise_descriptor_limit();
     let machine = Machine::here();
     let shard_options = config.shards.options(&machine);
     let bound = bind(&config, &shard_options)?;
@@ -90,6 +90,7 @@ fn start(
         let thread = ShardThread {
             id,
             count: shard_options.len(),
+            clients_max: clients_max(descriptors, shard_options.len()),
             options: own.clone(),
             counters,
             access_log,
@@ -130,6 +131,7 @@ fn start(
 struct ShardThread {
     id: usize,
     count: usize,
+    clients_max: u32,
     options: ShardOptions,
     counters: Arc<ShardCounters>,
     access_log: ShardLog,
@@ -141,8 +143,8 @@ struct ShardThread {
 impl ShardThread {
     /// Runs the shard until the control thread ends it.
     fn run(self) {
-        let ShardThread { id, count, options, counters, access_log, inbox, to_control, sockets } =
-            self;
+        let ShardThread { id, count, clients_max, options, .. } = self;
+        let ShardThread { counters, access_log, inbox, to_control, sockets, .. } = self;
         let cpu = options.cpu;
         if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
             tracing::warn!(shard = id, cpu, "cannot pin the thread to its CPU");
@@ -167,7 +169,7 @@ impl ShardThread {
             };
             let _ = to_control.send(ready);
             let bytes = options.buffer_bytes;
-            match Shard::new(id, count, bytes, counters, access_log, to_control) {
+            match Shard::new(id, count, clients_max, bytes, counters, access_log, to_control) {
                 Ok(shard) => {
                     let sockets = sockets.into_iter().map(|socket| Listening { socket }).collect();
                     shard.run(inbox, sockets).await;
@@ -236,13 +238,23 @@ fn write_addresses(path: &Path, addresses: &[(String, SocketAddr)]) -> io::Resul
     control::admin::write_whole(path, &lines)
 }
 
-/// As many descriptors as we may have; a proxy needs two for each exchange.
-fn raise_descriptor_limit() {
+/// As many descriptors as we may have; a proxy needs two for each exchange. Tells how many.
+fn raise_descriptor_limit() -> u64 {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    if let Err(error) = rustix::process::setrlimit(Resource::Nofile, raised) {
-        tracing::warn!(%error, "cannot raise the descriptor limit");
+    match rustix::process::setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(error) => {
+            tracing::warn!(%error, "cannot raise the descriptor limit");
+            limit.current.unwrap_or(u64::MAX)
+        }
     }
+}
+
+/// Clients of one shard that leave a quarter of all descriptors to endpoints, logs and the rest.
+fn clients_max(descriptors: u64, shards: usize) -> u32 {
+    let clients = (descriptors / 4).saturating_mul(3) / shards as u64;
+    u32::try_from(clients).unwrap_or(u32::MAX).max(1)
 }
 
 /// A panic anywhere ends the process, at once: what it held may be half changed.

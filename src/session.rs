@@ -9,6 +9,7 @@
 use std::cell::Cell;
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
@@ -53,26 +54,30 @@ const INTERIM_ANSWERS_MAX: u32 = 16;
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
 /// Serves one connection until it ends, or is idle for so long that it is parked.
-pub async fn run(shard: Rc<Shard>, client: Client) {
+pub async fn run(shard: Rc<Shard>, mut client: Client) {
     let waker = std::future::poll_fn(|context| Poll::Ready(context.waker().clone())).await;
-    let entered = Entered { key: shard.enter(waker), shard: shard.clone() };
-    let now = Nanos::now();
-    let mut session = Session {
-        timer: Timer::new(now),
-        awake_since: now,
-        inbound: Buffer::default(),
-        shard: shard.clone(),
-        socket: client.socket,
-        info: client.info,
-    };
-    let parked_until = session.serve_requests().await;
-    let Session { socket, info, inbound, .. } = session;
-    shard.buffers.give_back(inbound);
-    if let Some(due) = parked_until {
-        shard.parking.park(Client { socket, info }, due);
+    let key = shard.enter(waker, client.socket.as_fd().as_raw_fd());
+    let _entered = Entered { key, shard: shard.clone() };
+    loop {
+        let now = Nanos::now();
+        let mut session = Session {
+            timer: Timer::new(now),
+            awake_since: now,
+            inbound: Buffer::default(),
+            shard: shard.clone(),
+            socket: client.socket,
+            info: client.info,
+        };
+        let parked_until = session.serve_requests().await;
+        let Session { socket, info, inbound, .. } = session;
+        shard.buffers.give_back(inbound);
+        shard.needs_housekeeping();
+        let Some(due) = parked_until else { return };
+        match shard.parking.park(Client { socket, info }, due) {
+            None => return,
+            Some(unparked) => client = unparked,
+        }
     }
-    shard.needs_housekeeping();
-    drop(entered);
 }
 
 /// A session in its shard's register, until it is dropped.
@@ -219,12 +224,14 @@ impl Session {
     /// Waits for a request, and reads its head.
     async fn arrival(&mut self) -> Arrival {
         let mut began = None;
+        let mut complete = self.info.waiting_since;
         loop {
             let plan = self.shard.plan();
-            let listener = plan.shared().listeners[self.info.slot.listener.index].clone();
             if !self.inbound.is_empty() {
-                let began = *began.get_or_insert_with(Nanos::now);
-                match admit::admit(&self.shard, plan, &self.info, self.inbound.filled(), began) {
+                complete = Nanos::now();
+                let began = *began.get_or_insert(complete);
+                let bytes = self.inbound.filled();
+                match admit::admit(&self.shard, &plan, &self.info, bytes, began, complete) {
                     Admission::Order(order) => return Arrival::Order(order),
                     Admission::Refused(reason) => return Arrival::Refused(reason, began),
                     Admission::Partial => {}
@@ -233,11 +240,15 @@ impl Session {
                     return Arrival::Refused(Reason::HeadTooLarge, began);
                 }
             }
-            let due = self.idle_due(&listener);
-            self.timer.set(match began {
-                Some(began) => began.after(listener.timeouts.header),
-                None => due.min(self.info.waiting_since.max(self.awake_since) + PARK_AFTER),
-            });
+            let listener = &plan.shared().listeners[self.info.slot.listener.index];
+            let due = self.idle_due(listener);
+            match began {
+                Some(began) => self.timer.set(began.after(listener.timeouts.header), complete),
+                None => {
+                    let since = self.info.waiting_since.max(self.awake_since);
+                    self.timer.set(due.min(since + PARK_AFTER), since);
+                }
+            }
             match self.until_readable(began.is_none()).await {
                 Woken::Readable => {}
                 Woken::Due => match began {
@@ -276,18 +287,21 @@ impl Session {
     async fn until_readable(&mut self, idle: bool) -> Woken {
         let Session { shard, socket, timer, info, .. } = self;
         let mut readable = pin!(socket.readable());
+        let mut woken = false;
         std::future::poll_fn(|context| {
+            let woken = std::mem::replace(&mut woken, true);
             if readable.as_mut().poll(context).is_ready() {
                 return Poll::Ready(Woken::Readable);
             }
             if idle && shard.drain() >= Some(Drain::Close) {
                 let grace_ends = info.accepted + DRAIN_GRACE;
-                if info.requests > 0 || Nanos::now() >= grace_ends {
+                let now = Nanos::now();
+                if info.requests > 0 || now >= grace_ends {
                     return Poll::Ready(Woken::Drain);
                 }
-                timer.set(timer.due().min(grace_ends));
+                timer.set(timer.due().min(grace_ends), now);
             }
-            timer.poll_due(context).map(|()| Woken::Due)
+            timer.poll_due(woken, context).map(|()| Woken::Due)
         })
         .await
     }
@@ -312,7 +326,6 @@ impl Session {
         }
         let now = Nanos::now();
         self.info.waiting_since = now;
-        self.timer.set(Nanos::NEVER);
         shard.needs_housekeeping();
         shard.counters.requests_in_flight.sub(1);
         shard.counters.bytes_sent.add(outcome.sent);
@@ -345,7 +358,7 @@ impl Session {
     /// Sends an answer that the order holds already.
     async fn answer_ourselves(&mut self, order: &Order, status: u16) -> Outcome {
         let body_left = self.body_left(order);
-        let sent = self.send_within(order.out.filled(), &order.listener).await;
+        let sent = self.send_within(order.out.filled(), order.listener()).await;
         Outcome {
             status,
             reason: order.reason,
@@ -423,11 +436,12 @@ impl Session {
         order.out.clear();
         let date = self.shard.date.get(order.began);
         let head_only = order.method == crate::http::head::Method::Head;
-        let listener = order.listener.clone();
-        respond::refusal(reason, &listener, persistence, head_only, &date, order.out.writer());
+        let plan = order.plan.clone();
+        let listener = &plan.shared().listeners[order.listener_index];
+        respond::refusal(reason, listener, persistence, head_only, &date, order.out.writer());
         outcome.sent = order.out.len() as u64;
         outcome.body_sent = if head_only { 0 } else { respond::body_bytes(reason) as u64 };
-        outcome.next = match self.send_within(order.out.filled(), &listener).await {
+        outcome.next = match self.send_within(order.out.filled(), listener).await {
             Err(_) => Next::Close,
             Ok(()) if body_left || broken_body => Next::Linger,
             Ok(()) if stays => Next::Request,
@@ -469,7 +483,8 @@ impl Session {
             shard.buffers.give_back(std::mem::take(&mut self.inbound));
         }
         let pool = order.plan.cluster(cluster).pool;
-        let mut kept = endpoint.take_idle(&pool, order.began);
+        let mut now = order.complete;
+        let mut kept = endpoint.take_idle(&pool, now);
         loop {
             let connection = match kept.take() {
                 Some(connection) => connection,
@@ -477,6 +492,7 @@ impl Session {
                     let limit = order.plan.cluster(cluster).connect_timeout;
                     let connection = self.connect(&endpoint, limit).await;
                     let connection = connection.map_err(|reason| failure(reason, body_left))?;
+                    now = Nanos::now();
                     if !connection.socket().is_quiet() {
                         // It spoke before it was asked: whatever that is, it is no answer.
                         return Err(failure(Reason::BadAnswer, body_left));
@@ -486,9 +502,9 @@ impl Session {
             };
             let exchanged = if body_left {
                 // Boxed: it is large and rare, and every session would have to hold room for it.
-                Box::pin(self.exchange_with_upload(order, &connection)).await
+                Box::pin(self.exchange_with_upload(order, &connection, now)).await
             } else {
-                self.exchange(order, &connection).await
+                self.exchange(order, &connection, now).await
             };
             match exchanged {
                 Ok(exchanged) => {
@@ -521,7 +537,8 @@ impl Session {
         endpoint: &Rc<Endpoint>,
         limit: Duration,
     ) -> Result<Connection, Reason> {
-        self.timer.set(Nanos::now().after(limit));
+        let now = Nanos::now();
+        self.timer.set(now.after(limit), now);
         let connected =
             within(&mut self.timer, pin!(endpoint.connect()), |_| Err(Reason::ConnectTimeout))
                 .await;
@@ -540,12 +557,13 @@ impl Session {
         &mut self,
         order: &Order,
         connection: &Connection,
+        now: Nanos,
     ) -> Result<Exchanged, Undone> {
         let Session { shard, socket, timer, inbound, .. } = self;
         let upstream = connection.socket();
         let watch = Cell::new(false);
         let mut waiting = Waiting::new(order, &watch);
-        timer.set(waiting.begin(order.began));
+        timer.set(waiting.begin(now), now);
         let uploading = Cell::new(false);
         let mut asking = Asking::new(shard, order, &uploading);
         let asked = async {
@@ -575,6 +593,7 @@ impl Session {
         &mut self,
         order: &Order,
         connection: &Connection,
+        now: Nanos,
     ) -> Result<Exchanged, Undone> {
         let Session { shard, socket, timer, inbound, .. } = self;
         let upstream = connection.socket();
@@ -584,7 +603,7 @@ impl Session {
             from: &*socket,
             to: upstream,
             buffer: inbound,
-            incoming: Incoming::new(order.framing, order.listener.head.lenient_line_ends),
+            incoming: Incoming::new(order.framing, order.listener().head.lenient_line_ends),
             outgoing: match order.framing {
                 Framing::Chunked => Outgoing::Chunked,
                 _ => Outgoing::Identity,
@@ -602,8 +621,8 @@ impl Session {
         let mut asking = Asking::new(shard, order, &uploading);
         let answered = {
             let total = order.began.after(order.timeouts().total);
-            let mut pace = Pace::new(upload_rules(order), order.began);
-            timer.set(pace.due().min(total));
+            let mut pace = Pace::new(upload_rules(order), now);
+            timer.set(pace.due().min(total), now);
             let mut answer = pin!(asking.answer(upstream, socket, &watch));
             let first = pin!(std::future::poll_fn(|context| {
                 if let Poll::Ready(result) = upload.as_mut().poll(context) {
@@ -615,7 +634,7 @@ impl Session {
                 if now >= total {
                     return Err(Reason::TotalTimeout);
                 }
-                pace.look(&up, now).map_err(|stall| match stall {
+                pace.look(&up, 0, now).map_err(|stall| match stall {
                     Stall::Client => Reason::BodyTimeout,
                     Stall::Upstream => Reason::AnswerTimeout,
                 })?;
@@ -633,7 +652,8 @@ impl Session {
                     uploaded = Some(result);
                     uploading.set(result.is_err());
                     let mut waiting = Waiting::new(order, &watch);
-                    timer.set(waiting.begin(Nanos::now()));
+                    let now = Nanos::now();
+                    timer.set(waiting.begin(now), now);
                     within(timer, answer.as_mut(), |now| waiting.look(now)).await
                 }
             }
@@ -657,6 +677,20 @@ impl Session {
             })
             .await
         };
+        if go_on && uploaded.is_none() && downloaded.is_ok() {
+            // The origin has said all, but it may still be reading.
+            let began = Nanos::now();
+            let total = order.began.after(order.timeouts().total);
+            let mut pace = Pace::new(upload_rules(order), began);
+            timer.set(pace.due().min(total), began);
+            let rest = within(timer, upload.as_mut(), |now| {
+                if now >= total || pace.look(&up, 0, now).is_err() {
+                    return Err(Reason::BodyTimeout);
+                }
+                Ok(pace.due().min(total))
+            });
+            uploaded = rest.await.ok();
+        }
         let complete = uploaded == Some(Ok(()));
         let mut exchanged = asking.conclude(answered, downloaded, &down, complete)?;
         exchanged.outcome.body_received = up.bytes.get();
@@ -666,7 +700,8 @@ impl Session {
 
     /// Sends an answer of our own, within the time that a client has to read it.
     async fn send_within(&mut self, bytes: &[u8], listener: &Listener) -> Result<(), Reason> {
-        self.timer.set(Nanos::now().after(listener.timeouts.body));
+        let now = Nanos::now();
+        self.timer.set(now.after(listener.timeouts.body), now);
         let send = pin!(send(&self.socket, bytes));
         let sent = within(&mut self.timer, send, |_| Err(Reason::ClientStalled)).await;
         sent?.map_err(|_| Reason::ClientGone)
@@ -675,7 +710,8 @@ impl Session {
     /// Reads and forgets what the client still sends, for a while, so that it can read our answer.
     async fn linger(&mut self) {
         self.socket.shutdown_write();
-        self.timer.set(Nanos::now() + LINGER_TIMEOUT);
+        let now = Nanos::now();
+        self.timer.set(now + LINGER_TIMEOUT, now);
         self.inbound.clear();
         let Session { socket, timer, inbound, shard, .. } = self;
         if inbound.room() == 0 {
@@ -840,7 +876,7 @@ impl<'a> Asking<'a> {
         let began = Nanos::now();
         let mut pace = Pace::new(download_rules(order), began);
         let total = order.began.after(order.timeouts().total);
-        timer.set(pace.due().min(total).min(began + WATCH_CLIENT_AFTER));
+        timer.set(pace.due().min(total).min(began + WATCH_CLIENT_AFTER), began);
         let watch = Cell::new(false);
         let mut relay = Relay {
             from: upstream,
@@ -864,7 +900,7 @@ impl<'a> Asking<'a> {
             if now >= total {
                 return Err(Reason::TotalTimeout);
             }
-            pace.look(flow, now).map_err(|stall| match stall {
+            pace.look(flow, client.unacknowledged(), now).map_err(|stall| match stall {
                 Stall::Client => Reason::ClientStalled,
                 Stall::Upstream => Reason::StreamIdle,
             })?;
@@ -1008,7 +1044,7 @@ impl<'a> Waiting<'a> {
 
 /// What counts as progress of a request body.
 fn upload_rules(order: &Order) -> pace::Rules {
-    let limits = &order.listener.timeouts;
+    let limits = &order.listener().timeouts;
     pace::Rules {
         span: limits.body,
         bytes_per_second_min: limits.body_bytes_per_second_min,
@@ -1019,7 +1055,7 @@ fn upload_rules(order: &Order) -> pace::Rules {
 
 /// What counts as progress of an answer.
 fn download_rules(order: &Order) -> pace::Rules {
-    let limits = &order.listener.timeouts;
+    let limits = &order.listener().timeouts;
     pace::Rules {
         span: limits.body,
         bytes_per_second_min: limits.body_bytes_per_second_min,
@@ -1068,17 +1104,20 @@ async fn within<T>(
     mut work: Pin<&mut impl Future<Output = T>>,
     mut look: impl FnMut(Nanos) -> Result<Nanos, Reason>,
 ) -> Result<T, Reason> {
+    let mut woken = false;
     std::future::poll_fn(|context| {
+        let woken = std::mem::replace(&mut woken, true);
         loop {
             if let Poll::Ready(result) = work.as_mut().poll(context) {
                 return Poll::Ready(Ok(result));
             }
-            if timer.poll_due(context).is_pending() {
+            if timer.poll_due(woken, context).is_pending() {
                 return Poll::Pending;
             }
-            match look(Nanos::now()) {
+            let now = Nanos::now();
+            match look(now) {
                 // Polled once more: what looked may have changed what the work waits for.
-                Ok(due) => timer.set(due),
+                Ok(due) => timer.set(due, now),
                 Err(reason) => return Poll::Ready(Err(reason)),
             }
         }

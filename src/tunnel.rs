@@ -44,7 +44,7 @@ impl Tunnel<'_> {
         let (up, down) = (self.up, self.down);
         let mut moved = 0;
         let mut looked = Nanos::now();
-        timer.set(looked.after(idle));
+        timer.set(looked.after(idle), looked);
         let mut upward =
             pin!(pump(self.client, self.upstream, &[], self.from_client, self.buffers, up));
         let mut downward = pin!(pump(
@@ -56,7 +56,9 @@ impl Tunnel<'_> {
             down
         ));
         let (mut up_ended, mut down_ended) = (false, false);
+        let mut woken = false;
         std::future::poll_fn(|context| {
+            let woken = std::mem::replace(&mut woken, true);
             if !up_ended && let Poll::Ready(result) = upward.as_mut().poll(context) {
                 up_ended = true;
                 if result.is_err() {
@@ -72,14 +74,14 @@ impl Tunnel<'_> {
             if up_ended && down_ended {
                 return Poll::Ready(Ok(()));
             }
-            while timer.poll_due(context).is_ready() {
+            while timer.poll_due(woken, context).is_ready() {
                 let now = Nanos::now();
                 let bytes = up.bytes.get() + down.bytes.get();
                 if bytes == moved && now >= looked.after(idle) {
                     return Poll::Ready(Err(Reason::StreamIdle));
                 }
                 (moved, looked) = (bytes, now);
-                timer.set(now.after(idle));
+                timer.set(now.after(idle), now);
             }
             Poll::Pending
         })

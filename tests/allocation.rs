@@ -131,7 +131,8 @@ fn origin() -> SocketAddr {
                         Ok(0) | Err(_) => return,
                         Ok(count) => got += count,
                     }
-                    let Some(end) = buffer[..got].windows(4).position(|it| it == b"\r\n\r\n") else {
+                    let Some(end) = buffer[..got].windows(4).position(|it| it == b"\r\n\r\n")
+                    else {
                         continue;
                     };
                     let body = if buffer.starts_with(b"POST") { 4096 } else { 0 };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::access_log::Format;
-use crate::balance::{HashKey as BalanceKey, Policy};
+use crate::balance::{HashKey as BalanceKey, Policy, Table};
 use crate::http::forwarded::{Forwarding, Treatment as Handling, Trusted as TrustedPeers};
 use crate::http::head::HeadLimits;
 use crate::http::path::{Encoded as Coding, Fragment as Rest, PathPolicy};
@@ -198,10 +198,12 @@ fn cluster(
             }
         }
     }
+    let balance = policy(&cluster.balance);
     plan::Cluster {
         name: cluster.name.to_string(),
+        table: Table::build(&balance, &endpoints),
         endpoints,
-        balance: policy(&cluster.balance),
+        balance,
         connect_timeout: cluster.timeouts.connect.0,
         pool: plan::Pool {
             idle_max: cluster.pool.idle_max,

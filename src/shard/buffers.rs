@@ -75,9 +75,9 @@ impl Buffer {
         self.bytes.spare_capacity_mut()
     }
 
-    /// Room left without growing.
+    /// Room that can be had without growing: also what was dealt with.
     pub fn room(&self) -> usize {
-        self.bytes.capacity() - self.bytes.len()
+        self.bytes.capacity() - self.len()
     }
 
     /// Notes that the kernel has filled `count` bytes of the room.
@@ -85,7 +85,7 @@ impl Buffer {
     /// # Safety
     /// So many bytes of [`Buffer::spare`] must have been written.
     pub unsafe fn filled_by(&mut self, count: usize) {
-        debug_assert!(count <= self.room());
+        debug_assert!(count <= self.bytes.capacity() - self.bytes.len());
         // SAFETY: the caller vouches for the bytes.
         unsafe { self.bytes.set_len(self.bytes.len() + count) };
     }
@@ -191,6 +191,18 @@ mod tests {
         assert_eq!(buffer.filled(), b"left");
         assert!(!buffers.enlarge(&mut buffer));
         assert_eq!(buffers.in_use(), 1);
+    }
+
+    #[test]
+    fn what_was_dealt_with_is_room() {
+        let buffers = Buffers::new(4096);
+        let mut buffer = buffers.take();
+        buffer.writer().resize(4096, b'x');
+        assert_eq!(buffer.room(), 0);
+        buffer.consume(4000);
+        assert_eq!(buffer.room(), 4000);
+        assert_eq!(buffer.spare().len(), 4000);
+        assert_eq!(buffer.filled(), [b'x'; 96]);
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod pipes;
 pub mod plan;
 
 use std::cell::{Cell, RefCell};
+use std::os::fd::{BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -31,6 +32,7 @@ use crate::mailbox::{Inbox, Sender};
 use crate::metrics::ShardCounters;
 use crate::net::{self, Socket};
 use crate::plan::{AccessLog, Listener};
+use crate::reason::Reason;
 use crate::rng::Rng;
 use crate::time::Nanos;
 
@@ -67,10 +69,12 @@ pub struct Shard {
     pub request_ids: RefCell<RequestIds>,
     /// How many shards there are.
     pub count: usize,
+    /// Client connections that leave it descriptors for its endpoints.
+    pub clients_max: u32,
     access_log: RefCell<ShardLog>,
     plan: RefCell<Rc<ShardPlan>>,
     drain: Cell<Option<Drain>>,
-    sessions: RefCell<Slab<Waker>>,
+    sessions: RefCell<Slab<(Waker, RawFd)>>,
     listeners: RefCell<Vec<Rc<ListenerState>>>,
     listeners_open: Cell<usize>,
     to_control: Sender<FromShard>,
@@ -85,6 +89,7 @@ impl Shard {
     pub fn new(
         id: usize,
         count: usize,
+        clients_max: u32,
         buffer_bytes: usize,
         counters: Arc<ShardCounters>,
         access_log: ShardLog,
@@ -93,6 +98,7 @@ impl Shard {
         Ok(Rc::new(Shard {
             id,
             count,
+            clients_max,
             counters: counters.clone(),
             buffers: Buffers::new(buffer_bytes),
             pipes: Pipes::default(),
@@ -143,9 +149,10 @@ impl Shard {
         self.drain.get().is_some()
     }
 
-    /// Enters a session, so that a drain can wake it. Leave with [`Shard::leave`].
-    pub fn enter(&self, waker: Waker) -> usize {
-        self.sessions.borrow_mut().insert(waker)
+    /// Enters a session and its client's socket, so that a drain can wake or cut it. Leave with
+    /// [`Shard::leave`] in the step that closes the socket.
+    pub fn enter(&self, waker: Waker, client: RawFd) -> usize {
+        self.sessions.borrow_mut().insert((waker, client))
     }
 
     /// A session has ended.
@@ -233,6 +240,7 @@ impl Shard {
             ToShard::Drain(step) if Some(step) > self.drain.get() => {
                 self.drain.set(Some(step));
                 if step == Drain::Cut {
+                    self.cut_off();
                     self.access_log.borrow_mut().flush();
                     self.tell(FromShard::Drained { shard: self.id });
                     return false;
@@ -240,7 +248,7 @@ impl Shard {
                 if step == Drain::Close {
                     self.parking.close_all();
                 }
-                for (_, session) in self.sessions.borrow().iter() {
+                for (_, (session, _)) in self.sessions.borrow().iter() {
                     session.wake_by_ref();
                 }
                 for listener in self.listeners.borrow().iter() {
@@ -251,6 +259,18 @@ impl Shard {
             ToShard::StopNow => return false,
         }
         true
+    }
+
+    /// Time is up. What the clients have by now must not look complete: they get a reset.
+    fn cut_off(&self) {
+        for (_, (_, client)) in self.sessions.borrow().iter() {
+            // SAFETY: a session leaves the register in the step in which its socket is closed.
+            let client = unsafe { BorrowedFd::borrow_raw(*client) };
+            let _ = rustix::net::sockopt::set_socket_linger(client, Some(Duration::ZERO));
+        }
+        for _ in 0..self.counters.requests_in_flight.get() {
+            self.counters.refuse(Reason::DrainTimeout);
+        }
     }
 
     fn start_listener(self: &Rc<Shard>, index: usize, listening: Listening) {

@@ -46,10 +46,14 @@ impl Parking {
         Ok(Parking { epoll, places: RefCell::default(), due: RefCell::default() })
     }
 
-    /// Parks an idle connection, to be closed at `due`. Where the kernel will not watch it, it is
-    /// closed at once.
-    pub fn park(&self, client: Client, due: Nanos) {
-        let Some(descriptor) = client.socket.into_descriptor() else { return };
+    /// Parks an idle connection, to be closed at `due`. Gives it back where that takes a descriptor
+    /// that cannot be had. Where the kernel will not watch it, it is closed.
+    pub fn park(&self, client: Client, due: Nanos) -> Option<Client> {
+        let Client { socket, info } = client;
+        let descriptor = match socket.into_descriptor() {
+            Ok(descriptor) => descriptor,
+            Err(socket) => return Some(Client { socket, info }),
+        };
         let mut places = self.places.borrow_mut();
         let place = places.vacant_entry();
         let key = place.key();
@@ -60,9 +64,10 @@ impl Parking {
             EventFlags::IN | EventFlags::RDHUP,
         );
         if watched.is_ok() {
-            place.insert(Parked { descriptor, info: client.info, due });
+            place.insert(Parked { descriptor, info, due });
             self.due.borrow_mut().insert((due, key));
         }
+        None
     }
 
     /// Whether nobody is parked.

@@ -50,7 +50,8 @@ impl ShardPlan {
                     })
             });
             let endpoints = endpoints.collect();
-            let balancer = Balancer::new(&cluster.balance, &cluster.endpoints, rng.bits());
+            let Cluster { table, balance, endpoints: all, .. } = cluster;
+            let balancer = Balancer::with_table(table, balance, all, rng.bits());
             ShardCluster { endpoints, balancer: RefCell::new(balancer) }
         });
         let clusters: Vec<ShardCluster> = clusters.collect();
