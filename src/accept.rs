@@ -232,7 +232,7 @@ fn admit(shard: &Rc<Shard>, listener: &Rc<ListenerState>, descriptor: OwnedFd, p
             shard.counters.connections_accepted.add(1);
             let now = Nanos::now();
             let info = ClientInfo { peer, slot, accepted: now, waiting_since: now, requests: 0 };
-            net::spawn(session::run(shard.clone(), Client { socket, info }));
+            session::start(shard, Client { socket, info });
         }
         Err(error) => {
             shard.counters.accept_failures.add(1);

@@ -305,7 +305,11 @@ impl Order {
         self.action = Action::Own { status: reason.status() };
         // What was half written for the origin.
         self.out.clear();
-        let stays = self.keep_alive && self.body_is_short() && !shard.is_draining();
+        // Behind a refused CONNECT a hasty client may have sent bytes that somebody else chose.
+        let stays = self.keep_alive
+            && self.body_is_short()
+            && reason != Reason::ConnectRefused
+            && !shard.is_draining();
         self.keep_alive = stays;
         let persistence = Persistence::of(self.version, stays);
         let date = shard.date.get(self.began);

@@ -53,10 +53,16 @@ const INTERIM_ANSWERS_MAX: u32 = 16;
 /// A drain gives a new connection so long to send its first request.
 const DRAIN_GRACE: Duration = Duration::from_secs(1);
 
+/// Starts a task for one connection. A drain waits for it from now on.
+pub fn start(shard: &Rc<Shard>, client: Client) {
+    let key = shard.enter(client.socket.as_fd().as_raw_fd());
+    crate::net::spawn(run(shard.clone(), client, key));
+}
+
 /// Serves one connection until it ends, or is idle for so long that it is parked.
-pub async fn run(shard: Rc<Shard>, mut client: Client) {
+async fn run(shard: Rc<Shard>, mut client: Client, key: usize) {
     let waker = std::future::poll_fn(|context| Poll::Ready(context.waker().clone())).await;
-    let key = shard.enter(waker, client.socket.as_fd().as_raw_fd());
+    shard.wake_by(key, waker);
     let _entered = Entered { key, shard: shard.clone() };
     loop {
         let now = Nanos::now();

@@ -34,6 +34,7 @@ use crate::net::{self, Socket};
 use crate::plan::{AccessLog, Listener};
 use crate::reason::Reason;
 use crate::rng::Rng;
+use crate::session;
 use crate::time::Nanos;
 
 use buffers::Buffers;
@@ -74,7 +75,7 @@ pub struct Shard {
     access_log: RefCell<ShardLog>,
     plan: RefCell<Rc<ShardPlan>>,
     drain: Cell<Option<Drain>>,
-    sessions: RefCell<Slab<(Waker, RawFd)>>,
+    sessions: RefCell<Slab<Entry>>,
     listeners: RefCell<Vec<Rc<ListenerState>>>,
     listeners_open: Cell<usize>,
     to_control: Sender<FromShard>,
@@ -151,8 +152,13 @@ impl Shard {
 
     /// Enters a session and its client's socket, so that a drain can wake or cut it. Leave with
     /// [`Shard::leave`] in the step that closes the socket.
-    pub fn enter(&self, waker: Waker, client: RawFd) -> usize {
-        self.sessions.borrow_mut().insert((waker, client))
+    pub fn enter(&self, client: RawFd) -> usize {
+        self.sessions.borrow_mut().insert(Entry { client, waker: None })
+    }
+
+    /// Tells how a session that has entered is woken.
+    pub fn wake_by(&self, key: usize, waker: Waker) {
+        self.sessions.borrow_mut()[key].waker = Some(waker);
     }
 
     /// A session has ended.
@@ -246,10 +252,12 @@ impl Shard {
                     return false;
                 }
                 if step == Drain::Close {
-                    self.parking.close_all();
+                    for client in self.parking.close_silent() {
+                        session::start(self, client);
+                    }
                 }
-                for (_, (session, _)) in self.sessions.borrow().iter() {
-                    session.wake_by_ref();
+                for (_, session) in self.sessions.borrow().iter() {
+                    session.waker.iter().for_each(Waker::wake_by_ref);
                 }
                 for listener in self.listeners.borrow().iter() {
                     listener.wake();
@@ -263,9 +271,9 @@ impl Shard {
 
     /// Time is up. What the clients have by now must not look complete: they get a reset.
     fn cut_off(&self) {
-        for (_, (_, client)) in self.sessions.borrow().iter() {
+        for (_, session) in self.sessions.borrow().iter() {
             // SAFETY: a session leaves the register in the step in which its socket is closed.
-            let client = unsafe { BorrowedFd::borrow_raw(*client) };
+            let client = unsafe { BorrowedFd::borrow_raw(session.client) };
             let _ = rustix::net::sockopt::set_socket_linger(client, Some(Duration::ZERO));
         }
         for _ in 0..self.counters.requests_in_flight.get() {
@@ -332,6 +340,13 @@ impl Shard {
             || self.access_log.borrow().needs_flush()
             || self.counters.buffers_in_use.get() != self.buffers.in_use() as i64
     }
+}
+
+/// A session in the shard's register.
+struct Entry {
+    client: RawFd,
+    /// `None` until its task has run for the first time.
+    waker: Option<Waker>,
 }
 
 /// A bound socket, and what it is for.

@@ -15,7 +15,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use slab::Slab;
 
 use crate::accept::{Client, ClientInfo};
-use crate::net::{self, Socket};
+use crate::net::Socket;
 use crate::session;
 use crate::shard::Shard;
 use crate::time::Nanos;
@@ -86,10 +86,16 @@ impl Parking {
         }
     }
 
-    /// Closes all of them.
-    pub fn close_all(&self) {
+    /// Closes all of them, but for those that have sent something by now: these it gives back.
+    pub fn close_silent(&self) -> Vec<Client> {
         self.due.borrow_mut().clear();
-        self.places.borrow_mut().clear();
+        let parked = std::mem::take(&mut *self.places.borrow_mut());
+        let clients = parked.into_iter().filter_map(|(_, Parked { descriptor, info, .. })| {
+            let _ = epoll::delete(&self.epoll, &descriptor);
+            let socket = Socket::adopt(descriptor).ok()?;
+            (!socket.is_quiet() && !socket.is_closed()).then_some(Client { socket, info })
+        });
+        clients.collect()
     }
 
     fn take(&self, key: usize) -> Option<Parked> {
@@ -120,9 +126,9 @@ pub async fn run(shard: Rc<Shard>) {
                 shard.parking.take(event.data.u64() as usize)
                 && let Ok(socket) = Socket::adopt(descriptor)
             {
-                net::spawn(session::run(shard.clone(), Client { socket, info }));
+                session::start(&shard, Client { socket, info });
             }
         }
-        net::yield_now().await;
+        crate::net::yield_now().await;
     }
 }

@@ -48,3 +48,5 @@ mod admin;
 mod access_log;
 
 mod command_line;
+
+mod regression;
