@@ -311,16 +311,16 @@ pub fn connect(address: SocketAddr) -> io::Result<Socket> {
     Socket::new(socket.into())
 }
 
-/// A listening socket of one thread among several on the same port (SO_REUSEPORT).
+/// A listening socket; `shared`: of one thread among several on the same port (SO_REUSEPORT).
 ///
 /// # Errors
 /// When the address is taken, foreign or not permitted.
-pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+pub fn listen(address: SocketAddr, backlog: i32, shared: bool) -> io::Result<TcpListener> {
     let domain = socket2::Domain::for_address(address);
     let kind = socket2::Type::STREAM.nonblocking().cloexec();
     let socket = socket2::Socket::new(domain, kind, Some(socket2::Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shared)?;
     // Accepted sockets inherit it.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;

@@ -131,12 +131,17 @@ impl Origin {
     /// When the address cannot be bound, or the driver cannot be had.
     pub fn start(options: Options) -> io::Result<Self> {
         let threads = options.threads.max(1);
-        let first = net::listen(options.address, options.backlog)?;
-        let address = first.local_addr()?;
-        let mut listeners = vec![first];
-        for _ in 1..threads {
-            listeners.push(net::listen(address, options.backlog)?);
-        }
+        // Not shared at first: on a shared port, another origin would go unnoticed and take its part
+        // of the connections.
+        let alone = net::listen(options.address, options.backlog, false)?;
+        let address = alone.local_addr()?;
+        let listeners = if threads == 1 {
+            vec![alone]
+        } else {
+            drop(alone);
+            let listen = |_| net::listen(address, options.backlog, true);
+            (0..threads).map(listen).collect::<Result<Vec<_>, _>>()?
+        };
         let common = Arc::new(Common {
             stopping: AtomicBool::new(false),
             concurrency: AtomicU64::new(0),

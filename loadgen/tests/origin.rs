@@ -213,6 +213,18 @@ fn concurrency_is_exact() {
     });
 }
 
+/// A port that is taken is an error, not a share of somebody else's connections.
+#[test]
+fn a_taken_port_is_an_error() {
+    for threads in [1, 2] {
+        let first = Origin::start(Options { threads, ..Options::default() }).unwrap();
+        for threads in [1, 2] {
+            let again = Options { address: first.address(), threads, ..Options::default() };
+            assert!(Origin::start(again).is_err());
+        }
+    }
+}
+
 /// Two origins in one process share nothing, and stopping one ends its connections.
 #[test]
 fn origins_are_independent_and_stop() {
