@@ -26,6 +26,13 @@ use crate::target::{self, Expect, HashWanted, Request};
 use crate::threshold::Threshold;
 use crate::{run, units};
 
+/// A line to standard output. Whoever closed it wants no more, and the exit code still tells.
+macro_rules! say {
+    ($($line:tt)*) => {
+        let _ = writeln!(std::io::stdout(), $($line)*);
+    };
+}
+
 /// Wrong usage, or a target that cannot be reached.
 const EXIT_USAGE: u8 = 2;
 
@@ -512,7 +519,7 @@ impl Runs<'_> {
         settings.phases = vec![Phase::hold(rate, settings.duration)];
         let mut report = self.once(settings)?;
         report.label = format!("{} at {}", report.label, units::show_rate(rate));
-        println!("{}", text::table_row(&report, if self.holds(&report) { "yes" } else { "no" }));
+        say!("{}", text::table_row(&report, if self.holds(&report) { "yes" } else { "no" }));
         Ok(report)
     }
 
@@ -527,7 +534,7 @@ impl Runs<'_> {
 
     /// Every rate; the best is the highest that holds.
     fn steps(&self) -> Result<(Vec<Report>, Option<usize>), String> {
-        println!("{}", text::table_head());
+        say!("{}", text::table_head());
         let (mut reports, mut best) = (Vec::<Report>::new(), None);
         for &rate in &self.args.steps {
             let report = self.at_rate(rate)?;
@@ -545,7 +552,7 @@ impl Runs<'_> {
 
     /// Doubles while it holds (halves while it does not), then halves the gap.
     fn find_max(&self) -> Result<(Vec<Report>, Option<usize>), String> {
-        println!("{}", text::table_head());
+        say!("{}", text::table_head());
         let mut reports = Vec::new();
         let (mut holds, mut fails): (Option<(f64, usize)>, Option<f64>) = (None, None);
         let mut rate = self.args.rate.unwrap_or(SEARCH_FROM);
@@ -571,18 +578,18 @@ impl Runs<'_> {
     fn verdict(&self, reports: &[Report], best: Option<usize>) -> Result<ExitCode, String> {
         let searched = self.args.find_max.is_some() || !self.args.steps.is_empty();
         let Some(report) = best.and_then(|best| reports.get(best)) else {
-            println!("\nNo rate holds.");
+            say!("\nNo rate holds.");
             return Ok(ExitCode::from(EXIT_THRESHOLD));
         };
         if searched {
-            println!("\nThe highest rate that holds:\n");
+            say!("\nThe highest rate that holds:\n");
         }
-        print!("{}", text::full(report));
+        say!("{}", text::full(report).trim_end());
         let mut code = ExitCode::SUCCESS;
         for threshold in &self.thresholds {
             let held = threshold.holds(report);
             let verdict = if held { "held" } else { "FAILED" };
-            println!("Threshold    {}: {verdict} ({})", threshold.text, threshold.shown(report));
+            say!("Threshold    {}: {verdict} ({})", threshold.text, threshold.shown(report));
             if !held {
                 code = ExitCode::from(EXIT_THRESHOLD);
             }
@@ -636,9 +643,9 @@ fn compare(args: &ReportArgs) -> Result<ExitCode, String> {
     for path in &args.files {
         reports.extend(report::read(path)?);
     }
-    println!("{}", text::table_head().replace("holds", "run"));
+    say!("{}", text::table_head().replace("holds", "run"));
     for report in &reports {
-        println!("{}", text::table_row(report, &report.label));
+        say!("{}", text::table_row(report, &report.label));
     }
     if let Some(path) = &args.html {
         write_page(path, &reports)?;
@@ -661,7 +668,7 @@ fn origin(args: OriginArgs) -> Result<ExitCode, String> {
     };
     let origin = Origin::start(options)
         .map_err(|error| format!("cannot serve on {}: {error}", args.listen))?;
-    println!("origin on http://{} ({threads} x {})", origin.address(), origin.driver());
+    say!("origin on http://{} ({threads} x {})", origin.address(), origin.driver());
     if let Some(path) = args.address_path {
         std::fs::write(&path, format!("{}\n", origin.address()))
             .map_err(|error| format!("cannot write {}: {error}", path.display()))?;

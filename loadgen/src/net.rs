@@ -4,6 +4,7 @@
 //! that costs what a receive operation does, nothing is lost when a wait is dropped, and the same
 //! code runs on epoll. Called by `origin` and the load generator's `worker`; decides nothing.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,6 +16,9 @@ use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
 /// Entries of the submission queue. A full queue is flushed, so this bounds only a batch.
 const RING_ENTRIES: u32 = 2_048;
+
+/// Edges taken at once from a [`Watch`].
+const EDGES_MAX: usize = 256;
 
 /// Which kernel interface a thread waits on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -216,6 +220,74 @@ impl Socket {
     }
 }
 
+/// Many sockets, watched through one: their readiness comes in batches, and a socket that is read
+/// to its end costs nothing to watch again (epoll(7), edge-triggered).
+pub struct Watch {
+    epoll: Socket,
+    events: Cell<Vec<libc::epoll_event>>,
+}
+
+/// One socket of a [`Watch`] became readable.
+#[derive(Debug, Clone, Copy)]
+pub struct Edge {
+    /// As it was registered.
+    pub token: u64,
+    /// The peer has ended, or the connection has: read on after a short read.
+    pub ended: bool,
+}
+
+impl Watch {
+    /// Watches nothing yet.
+    ///
+    /// # Errors
+    /// When descriptors ran out.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: no memory is passed.
+        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: epoll_create1 just gave us this descriptor.
+        let epoll = Socket::new(unsafe { OwnedFd::from_raw_fd(fd) })?;
+        Ok(Self { epoll, events: Cell::new(Vec::with_capacity(EDGES_MAX)) })
+    }
+
+    /// Watches `socket` until it is closed.
+    ///
+    /// # Errors
+    /// When the kernel has no memory for it.
+    pub fn add(&self, socket: &Socket, token: u64) -> io::Result<()> {
+        let events = (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET) as u32;
+        let mut event = libc::epoll_event { events, u64: token };
+        // SAFETY: `event` lives for the call; both descriptors are open.
+        let rc = unsafe {
+            libc::epoll_ctl(self.epoll.fd(), libc::EPOLL_CTL_ADD, socket.fd(), &mut event)
+        };
+        if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Waits for the next edges, and passes them on.
+    ///
+    /// # Errors
+    /// As [`Socket::readable`].
+    pub async fn edges(&self, mut pass: impl FnMut(Edge)) -> io::Result<()> {
+        self.epoll.readable().await?;
+        let mut events = self.events.take();
+        let room = events.capacity() as libc::c_int;
+        // SAFETY: the kernel writes at most `room` events into memory that the Vec owns.
+        let n = unsafe { libc::epoll_wait(self.epoll.fd(), events.as_mut_ptr(), room, 0) };
+        let n = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
+        // SAFETY: the kernel has just written the first `n`.
+        unsafe { events.set_len(n) };
+        const ENDED: u32 = (libc::EPOLLRDHUP | libc::EPOLLHUP | libc::EPOLLERR) as u32;
+        for event in events.drain(..) {
+            pass(Edge { token: event.u64, ended: event.events & ENDED != 0 });
+        }
+        self.events.set(events);
+        Ok(())
+    }
+}
+
 /// shutdown(2) of both directions. A listener's waiter wakes with an error.
 pub fn shut(fd: RawFd) {
     // SAFETY: no memory is passed; a stale descriptor gives an error that does not matter.
@@ -239,16 +311,16 @@ pub fn connect(address: SocketAddr) -> io::Result<Socket> {
     Socket::new(socket.into())
 }
 
-/// A listening socket of one thread among several on the same port (SO_REUSEPORT).
+/// A listening socket; `shared`: of one thread among several on the same port (SO_REUSEPORT).
 ///
 /// # Errors
 /// When the address is taken, foreign or not permitted.
-pub fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+pub fn listen(address: SocketAddr, backlog: i32, shared: bool) -> io::Result<TcpListener> {
     let domain = socket2::Domain::for_address(address);
     let kind = socket2::Type::STREAM.nonblocking().cloexec();
     let socket = socket2::Socket::new(domain, kind, Some(socket2::Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shared)?;
     // Accepted sockets inherit it.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;

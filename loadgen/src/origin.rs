@@ -13,11 +13,10 @@
 //! written. Every origin is its own: nothing global, any number of them in one process.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
 use std::io::{self, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,7 +25,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::cpu;
 use crate::http::{self, Chunks, FIELDS_MAX, Framing, Said};
-use crate::net::{self, Driver, Socket};
+use crate::net::{self, Driver, Edge, Socket, Watch};
 use crate::random::Random;
 
 /// Read at once, in bytes; also the largest head. Several pipelined requests fit.
@@ -43,6 +42,9 @@ const GATHER_BYTES_MAX: usize = 64 * 1024;
 
 /// Below this many bytes an upload is read; above it the kernel drops it uncopied.
 const DISCARD_BYTES_MIN: u64 = 64 * 1024;
+
+/// Turns that one connection may take before the others have theirs.
+const TURNS_MAX: usize = 64;
 
 /// How long an accept loop rests when descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(10);
@@ -129,12 +131,17 @@ impl Origin {
     /// When the address cannot be bound, or the driver cannot be had.
     pub fn start(options: Options) -> io::Result<Self> {
         let threads = options.threads.max(1);
-        let first = net::listen(options.address, options.backlog)?;
-        let address = first.local_addr()?;
-        let mut listeners = vec![first];
-        for _ in 1..threads {
-            listeners.push(net::listen(address, options.backlog)?);
-        }
+        // Not shared at first: on a shared port, another origin would go unnoticed and take its part
+        // of the connections.
+        let alone = net::listen(options.address, options.backlog, false)?;
+        let address = alone.local_addr()?;
+        let listeners = if threads == 1 {
+            vec![alone]
+        } else {
+            drop(alone);
+            let listen = |_| net::listen(address, options.backlog, true);
+            (0..threads).map(listen).collect::<Result<Vec<_>, _>>()?
+        };
         let common = Arc::new(Common {
             stopping: AtomicBool::new(false),
             concurrency: AtomicU64::new(0),
@@ -157,8 +164,11 @@ impl Origin {
                     match net::Runtime::new(options.driver) {
                         Ok(mut runtime) => {
                             let _ = ready.send(Ok(runtime.name()));
-                            let server = Server::new(options, index, common, pattern);
-                            runtime.block_on(server.run(listener, heard));
+                            runtime.block_on(async {
+                                if let Ok(server) = Server::new(options, index, common, pattern) {
+                                    server.run(listener, heard).await;
+                                }
+                            });
                         }
                         Err(error) => drop(ready.send(Err(error))),
                     }
@@ -367,8 +377,13 @@ enum Step {
 }
 
 /// One connection. Idle, it holds no buffer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Connection {
+    socket: Rc<Socket>,
+    /// A task waits to go on with it; until then edges are only remembered.
+    busy: bool,
+    /// The peer has ended: read on after a short read.
+    ended: bool,
     /// Bytes received and not yet used.
     carry: Vec<u8>,
     /// Bytes of answers that the socket did not take, from `out_at` on.
@@ -394,6 +409,34 @@ enum Rest {
     Chunked(Chunks),
 }
 
+/// One thread's connections by number; numbers are used again.
+#[derive(Debug, Default)]
+struct Connections {
+    all: Vec<Option<Rc<RefCell<Connection>>>>,
+    free: Vec<usize>,
+}
+
+impl Connections {
+    fn insert(&mut self, connection: Connection) -> usize {
+        let connection = Some(Rc::new(RefCell::new(connection)));
+        match self.free.pop() {
+            Some(number) => {
+                self.all[number] = connection;
+                number
+            }
+            None => {
+                self.all.push(connection);
+                self.all.len() - 1
+            }
+        }
+    }
+
+    fn remove(&mut self, number: usize) {
+        self.all[number] = None;
+        self.free.push(number);
+    }
+}
+
 /// One thread.
 struct Server {
     options: Options,
@@ -408,14 +451,20 @@ struct Server {
     seen: RefCell<(Vec<u8>, Option<Request>)>,
     /// The last short answer, as it was written.
     made: RefCell<(Vec<u8>, Option<Reply>)>,
-    open: RefCell<HashSet<RawFd>>,
+    watch: Watch,
+    connections: RefCell<Connections>,
     accepting: Cell<bool>,
 }
 
 impl Server {
-    fn new(options: Options, index: usize, common: Arc<Common>, pattern: Arc<Pattern>) -> Rc<Self> {
+    fn new(
+        options: Options,
+        index: usize,
+        common: Arc<Common>,
+        pattern: Arc<Pattern>,
+    ) -> io::Result<Rc<Self>> {
         let seed = options.seed.wrapping_add(index as u64);
-        Rc::new(Self {
+        Ok(Rc::new(Self {
             options,
             common,
             index,
@@ -426,9 +475,10 @@ impl Server {
             date: RefCell::default(),
             seen: RefCell::default(),
             made: RefCell::default(),
-            open: RefCell::default(),
+            watch: Watch::new()?,
+            connections: RefCell::default(),
             accepting: Cell::new(true),
-        })
+        }))
     }
 
     /// Serves until the bell rings.
@@ -438,18 +488,22 @@ impl Server {
         };
         let listener_fd = listener.fd();
         net::spawn(self.clone().accept(listener));
+        net::spawn(self.clone().read());
         while !self.common.stopping.load(Ordering::Relaxed) {
             if bell.readable().await.is_err() {
                 break;
             }
         }
         net::shut(listener_fd);
-        self.open.borrow().iter().for_each(|&fd| net::shut(fd));
+        for connection in self.connections.borrow().all.iter().flatten() {
+            connection.borrow().socket.shut();
+        }
         // A connection in a pause notices only after it; its peer has seen the end already.
         let tick = Duration::from_millis(2);
         for _ in 0..STOP_WAIT.as_millis() / tick.as_millis() {
             net::sleep(tick).await;
-            if self.open.borrow().is_empty() && !self.accepting.get() {
+            let open = self.connections.borrow().all.iter().flatten().count();
+            if open == 0 && !self.accepting.get() {
                 break;
             }
         }
@@ -458,7 +512,7 @@ impl Server {
     async fn accept(self: Rc<Self>, listener: Socket) {
         while !self.common.stopping.load(Ordering::Relaxed) {
             match net::accept(&listener) {
-                Ok(socket) => net::spawn(self.clone().serve(socket)),
+                Ok(socket) => self.open(socket),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if listener.readable().await.is_err() {
                         break;
@@ -472,37 +526,82 @@ impl Server {
         self.accepting.set(false);
     }
 
-    async fn serve(self: Rc<Self>, socket: Socket) {
+    fn open(&self, socket: Socket) {
         let counts = &self.common.threads[self.index];
         add(&counts.connections, 1);
-        add(&counts.connections_open, 1);
-        self.open.borrow_mut().insert(socket.fd());
-        let mut connection = Connection { starved: true, ..Connection::default() };
-        loop {
-            let waited = match self.turn(&socket, &mut connection) {
-                Step::Read => socket.readable().await,
-                Step::Write => socket.writable().await,
-                Step::Pause(delay) => {
-                    net::sleep(delay).await;
-                    Ok(())
-                }
-                Step::Again => Ok(()),
-                Step::Close => break,
-            };
-            if waited.is_err() || self.common.stopping.load(Ordering::Relaxed) {
-                break;
-            }
+        let connection = Connection::new(socket);
+        let socket = connection.socket.clone();
+        let mut connections = self.connections.borrow_mut();
+        let number = connections.insert(connection);
+        match self.watch.add(&socket, number as u64) {
+            Ok(()) => add(&counts.connections_open, 1),
+            Err(_) => connections.remove(number),
         }
+    }
+
+    fn close(&self, number: usize, connection: &Connection) {
         if connection.request.is_some() || connection.long_left > 0 {
             self.common.leave();
         }
-        self.open.borrow_mut().remove(&socket.fd());
-        add(&counts.connections_open, 1_u64.wrapping_neg());
+        self.connections.borrow_mut().remove(number);
+        add(&self.common.threads[self.index].connections_open, 1_u64.wrapping_neg());
+    }
+
+    /// Goes on with the connections that have something to read.
+    async fn read(self: Rc<Self>) {
+        let go_on = |edge: Edge| {
+            let number = edge.token as usize;
+            // The number may be free by now, or a later connection's: then there is nothing to read.
+            let Some(connection) = self.connections.borrow().all[number].clone() else { return };
+            let busy = {
+                let mut connection = connection.borrow_mut();
+                connection.ended |= edge.ended;
+                connection.busy
+            };
+            if !busy {
+                self.go_on(number, &connection);
+            }
+        };
+        while self.watch.edges(go_on).await.is_ok() {}
+    }
+
+    /// Does what can be done with a connection, and sees to what it waits for.
+    fn go_on(self: &Rc<Self>, number: usize, shared: &Rc<RefCell<Connection>>) {
+        let mut connection = shared.borrow_mut();
+        let mut turns = 0;
+        let step = loop {
+            turns += 1;
+            match self.turn(&mut connection) {
+                Step::Again if turns < TURNS_MAX => {}
+                step => break step,
+            }
+        };
+        match step {
+            Step::Read => {}
+            Step::Close => self.close(number, &connection),
+            Step::Write | Step::Pause(_) | Step::Again => {
+                connection.busy = true;
+                net::spawn(self.clone().wait(step, number, shared.clone()));
+            }
+        }
+    }
+
+    async fn wait(self: Rc<Self>, step: Step, number: usize, shared: Rc<RefCell<Connection>>) {
+        match step {
+            Step::Pause(delay) => net::sleep(delay).await,
+            Step::Write => {
+                let socket = shared.borrow().socket.clone();
+                let _ = socket.writable().await;
+            }
+            _ => net::give_way().await,
+        }
+        shared.borrow_mut().busy = false;
+        self.go_on(number, &shared);
     }
 
     /// Does what can be done without waiting, and says what to wait for.
-    fn turn(&self, socket: &Socket, connection: &mut Connection) -> Step {
-        match self.flush(socket, connection) {
+    fn turn(&self, connection: &mut Connection) -> Step {
+        match self.flush(connection) {
             Ok(true) => {}
             Ok(false) => return Step::Write,
             Err(_) => return Step::Close,
@@ -514,25 +613,31 @@ impl Server {
             && left >= DISCARD_BYTES_MIN
             && connection.carry.is_empty()
         {
-            return self.discard(socket, connection, left);
+            return self.discard(connection, left);
         }
         let mut buffer = self.buffer.borrow_mut();
         let carried = connection.carry.len();
         buffer[..carried].copy_from_slice(&connection.carry);
         connection.carry.clear();
         let mut filled = carried;
+        let mut drained = false;
         if connection.starved {
-            match socket.recv(&mut buffer[carried..]) {
+            match connection.socket.recv(&mut buffer[carried..]) {
                 Ok(0) => return Step::Close,
-                Ok(n) => filled += n,
+                Ok(n) => {
+                    filled += n;
+                    // Only after a short read will the next bytes make an edge.
+                    drained = filled < READ_BYTES && !connection.ended;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     connection.carry.extend_from_slice(&buffer[..carried]);
+                    connection.ended = false;
                     return Step::Read;
                 }
                 Err(_) => return Step::Close,
             }
         }
-        let (used, step) = self.answer_all(socket, connection, &buffer[..filled]);
+        let (used, step) = self.answer_all(connection, &buffer[..filled]);
         if used < filled {
             connection.carry.extend_from_slice(&buffer[used..filled]);
             if filled - used == READ_BYTES {
@@ -541,16 +646,11 @@ impl Server {
         } else if connection.carry.capacity() > 0 {
             connection.carry = Vec::new();
         }
-        step
+        if step == Step::Read && !drained { Step::Again } else { step }
     }
 
     /// Takes as many requests out of `bytes` as it can; returns how much it used.
-    fn answer_all(
-        &self,
-        socket: &Socket,
-        connection: &mut Connection,
-        bytes: &[u8],
-    ) -> (usize, Step) {
+    fn answer_all(&self, connection: &mut Connection, bytes: &[u8]) -> (usize, Step) {
         let mut gathered = self.gathered.borrow_mut();
         gathered.clear();
         let mut used = 0;
@@ -618,7 +718,7 @@ impl Server {
             connection.closing |= !reply.keep_alive;
         }
         let rest = if connection.long_left > 0 || connection.closing { Step::Again } else { step };
-        match send_all(socket, &gathered) {
+        match send_all(&connection.socket, &gathered) {
             Ok(sent) if sent == gathered.len() => (used, rest),
             Ok(sent) => {
                 connection.out.extend_from_slice(&gathered[sent..]);
@@ -659,8 +759,8 @@ impl Server {
     }
 
     /// Throws an upload away without reading it.
-    fn discard(&self, socket: &Socket, connection: &mut Connection, left: u64) -> Step {
-        match socket.discard(left.min(1 << 30) as usize) {
+    fn discard(&self, connection: &mut Connection, left: u64) -> Step {
+        match connection.socket.discard(left.min(1 << 30) as usize) {
             Ok(0) => Step::Close,
             Ok(n) => {
                 connection.body = match left - n as u64 {
@@ -668,9 +768,12 @@ impl Server {
                     left => Some(Rest::Length(left)),
                 };
                 connection.starved = connection.body.is_some();
-                if connection.starved { Step::Read } else { Step::Again }
+                if connection.starved && !connection.ended { Step::Read } else { Step::Again }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Step::Read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                connection.ended = false;
+                Step::Read
+            }
             Err(_) => Step::Close,
         }
     }
@@ -823,7 +926,8 @@ impl Server {
     }
 
     /// Sends what waits. False when the socket is full.
-    fn flush(&self, socket: &Socket, connection: &mut Connection) -> io::Result<bool> {
+    fn flush(&self, connection: &mut Connection) -> io::Result<bool> {
+        let socket = &connection.socket;
         if connection.out_at < connection.out.len() {
             connection.out_at += send_all(socket, &connection.out[connection.out_at..])?;
             if connection.out_at < connection.out.len() {
@@ -878,6 +982,24 @@ impl Reply {
 }
 
 impl Connection {
+    fn new(socket: Socket) -> Self {
+        Self {
+            socket: Rc::new(socket),
+            busy: false,
+            ended: false,
+            carry: Vec::new(),
+            out: Vec::new(),
+            out_at: 0,
+            long_left: 0,
+            long_at: 0,
+            request: None,
+            body: None,
+            paused: false,
+            starved: true,
+            closing: false,
+        }
+    }
+
     /// Reads past the body; `body` is `None` once it has ended.
     fn read_body(&mut self, bytes: &[u8]) -> Result<usize, http::BadChunk> {
         match &mut self.body {

@@ -21,18 +21,14 @@ impl Progress {
     /// For a run of this recorded length; `quiet` shows nothing.
     pub fn new(length: Option<Duration>, quiet: bool) -> Self {
         let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
-            let style = "{bar:24} {elapsed}/{len}s  {msg}";
-            let bar = match length {
-                Some(length) => ProgressBar::new(length.as_secs().max(1)),
-                None => ProgressBar::no_length(),
+            // The wide message gives way, so that the line never wraps.
+            let (bar, style) = match length {
+                Some(length) => {
+                    (ProgressBar::new(length.as_secs().max(1)), "{bar:16} {pos}/{len}s  {wide_msg}")
+                }
+                None => (ProgressBar::no_length(), "{pos}s  {wide_msg}"),
             };
-            let style = match length {
-                Some(_) => style.replace("{elapsed}", "{pos}"),
-                None => "{pos}s  {msg}".to_owned(),
-            };
-            bar.with_style(
-                ProgressStyle::with_template(&style).expect("the template is a constant"),
-            )
+            bar.with_style(ProgressStyle::with_template(style).expect("the template is a constant"))
         });
         Self { bar, quiet, length, failed: 0 }
     }

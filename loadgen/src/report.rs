@@ -100,19 +100,19 @@ pub struct Asked {
     pub planned_s: Option<f64>,
     /// URLs with their weights.
     pub urls: Vec<(u32, String)>,
-    #[allow(missing_docs)]
+    /// Over all threads.
     pub connections: usize,
-    #[allow(missing_docs)]
+    /// Each on its own CPU where there are enough.
     pub threads: usize,
-    #[allow(missing_docs)]
+    /// Requests on a connection at once.
     pub pipeline: usize,
-    #[allow(missing_docs)]
+    /// Whether a connection carries more than one request.
     pub keep_alive: bool,
-    #[allow(missing_docs)]
+    /// Before the recording, in seconds.
     pub warmup_s: f64,
-    #[allow(missing_docs)]
+    /// For a request, in seconds.
     pub timeout_s: f64,
-    #[allow(missing_docs)]
+    /// Of arrivals and of the choice of URLs.
     pub seed: u64,
 }
 
@@ -195,12 +195,12 @@ pub struct Second {
     pub failed: u64,
     /// Latency from the due time, in nanoseconds.
     pub p50: u64,
-    #[allow(missing_docs)]
+    /// The 99th percentile.
     pub p99: u64,
-    #[allow(missing_docs)]
+    /// The 99.9th.
     #[serde(rename = "p99.9")]
     pub p999: u64,
-    #[allow(missing_docs)]
+    /// The longest.
     pub max: u64,
 }
 

@@ -47,28 +47,28 @@ const STEPS: u32 = 5;
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Scenario {
-    #[allow(missing_docs)]
+    /// As `-c`.
     pub connections: Option<usize>,
-    #[allow(missing_docs)]
+    /// As `-t`.
     pub threads: Option<usize>,
-    #[allow(missing_docs)]
+    /// As `--pipeline`.
     pub pipeline: Option<usize>,
-    #[allow(missing_docs)]
+    /// As the opposite of `--no-keepalive`.
     pub keep_alive: Option<bool>,
-    #[allow(missing_docs)]
+    /// As `--closed`.
     pub closed: Option<bool>,
-    #[allow(missing_docs)]
+    /// As `--seed`.
     pub seed: Option<u64>,
     /// `constant` or `poisson`.
     #[serde(default, deserialize_with = "arrivals")]
     pub arrivals: Option<Arrivals>,
-    #[allow(missing_docs)]
+    /// As `-d`; of a closed loop.
     #[serde(default, deserialize_with = "duration")]
     pub duration: Option<Duration>,
-    #[allow(missing_docs)]
+    /// As `--warmup`.
     #[serde(default, deserialize_with = "duration")]
     pub warmup: Option<Duration>,
-    #[allow(missing_docs)]
+    /// As `--timeout`.
     #[serde(default, deserialize_with = "duration")]
     pub timeout: Option<Duration>,
     /// As `--threshold`.

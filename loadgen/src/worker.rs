@@ -9,9 +9,10 @@
 //!                             `------ a connection is free again <-----'
 //! ```
 //!
-//! A task for each connection waits for readability; a task for each address (`pump`) waits for the
-//! next due time; the main task keeps house: timeouts, seconds, the end. Started by `run`, one
-//! thread each. Workers share nothing while they run but a start time and a stop flag.
+//! One task waits for connections that have something to read; one for each connection opens it and
+//! opens it again; one for each address (`pump`) waits for the next due time; the main task keeps
+//! house: timeouts, seconds, the end. Started by `run`, one thread each. Workers share nothing while
+//! they run but a start time and a stop flag.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -30,7 +31,7 @@ use hdrhistogram::Histogram;
 
 use crate::answer::{Answer, HeadCache, Reader};
 use crate::cpu::Usage;
-use crate::net::{self, Alarm, Socket};
+use crate::net::{self, Alarm, Edge, Socket, Watch};
 use crate::plan::{Load, Plan};
 use crate::random::Random;
 use crate::record::{Counts, Failure, Interval, Recorder};
@@ -141,8 +142,10 @@ struct Worker {
     plan: Arc<Plan>,
     control: Arc<Control>,
     state: RefCell<State>,
-    /// For connections without keep-alive, which wait for work before they connect.
+    /// For each slot: its connection was lost, or, without keep-alive, there is work.
     wakes: Vec<Wake>,
+    /// Connections with keep-alive.
+    watch: Watch,
     /// Slots whose first try to connect has ended.
     settled: Cell<usize>,
     refused: RefCell<Option<io::Error>>,
@@ -221,9 +224,14 @@ struct Unsent {
 }
 
 /// What became of a connection.
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Fate {
-    Kept,
+    /// There may be more to read.
+    More,
+    /// A short read: nothing is left but, perhaps, the end.
+    Short,
+    /// Nothing to read.
+    Empty,
     Lost,
 }
 
@@ -322,6 +330,7 @@ impl Worker {
         };
         Ok(Rc::new(Self {
             wakes: state.slots.iter().map(|_| Wake::default()).collect(),
+            watch: Watch::new()?,
             state: RefCell::new(state),
             plan,
             control,
@@ -368,6 +377,7 @@ impl Worker {
 
     /// Opens the connections, a wave at a time, and waits for the first try of each.
     async fn connect_all(self: &Rc<Self>) {
+        net::spawn(self.clone().watch());
         let slots = self.state.borrow().slots.len();
         for first in (0..slots).step_by(CONNECT_WAVE) {
             let next = (first + CONNECT_WAVE).min(slots);
@@ -501,7 +511,13 @@ impl Worker {
                 }
             };
             self.open(slot, socket.clone(), assigned);
-            while socket.readable().await.is_ok() && self.receive(slot, &socket) == Fate::Kept {}
+            if self.plan.keep_alive && self.watch.add(&socket, slot as u64).is_ok() {
+                self.wakes[slot].rang().await; // By `watch`, when the connection is lost.
+            } else {
+                // Watching costs more than waiting once.
+                while socket.readable().await.is_ok() && self.receive(slot, &socket) != Fate::Lost {
+                }
+            }
             let answered = self.close(slot);
             if answered > 0 {
                 pause = RECONNECT_PAUSE;
@@ -512,6 +528,26 @@ impl Worker {
             }
         }
         self.tasks.set(self.tasks.get() - 1);
+    }
+
+    /// Reads from the connections that have something to read.
+    async fn watch(self: Rc<Self>) {
+        let receive = |edge: Edge| {
+            let slot = edge.token as usize;
+            let Some(socket) = self.state.borrow().slots[slot].socket.clone() else { return };
+            loop {
+                match self.receive(slot, &socket) {
+                    Fate::More => {}
+                    Fate::Short if edge.ended => {}
+                    Fate::Short | Fate::Empty => break,
+                    Fate::Lost => {
+                        self.wakes[slot].ring();
+                        break;
+                    }
+                }
+            }
+        };
+        while self.watch.edges(receive).await.is_ok() && !self.state.borrow().ended {}
     }
 
     /// Waits for a request that needs a connection of its own; `None` at the end.
@@ -584,10 +620,15 @@ impl Worker {
         while let Some(at) = self.send_due(lane) {
             let now = net::now();
             if at > now && at - now <= spin {
+                // Answers that come meanwhile are read. An alarm that has rung makes the ring look
+                // for them; on epoll, giving way does.
+                alarm.set(1);
                 while net::now() < at {
-                    std::hint::spin_loop();
+                    net::give_way().await;
+                    if alarm.rang().await.is_err() {
+                        break;
+                    }
                 }
-                net::give_way().await;
             } else {
                 alarm.set((at - spin).max(1));
                 if alarm.rang().await.is_err() {
@@ -725,24 +766,19 @@ impl Worker {
         }
         let droppable = state.slots[slot].reader.droppable();
         if droppable >= DROP_BYTES_MIN && state.slots[slot].carry.is_empty() {
-            return match socket.discard(droppable.min(1 << 30) as usize) {
-                Ok(0) => Fate::Lost,
-                Ok(n) => match state.slots[slot].reader.dropped(n as u64) {
-                    None => Fate::Kept,
-                    Some(answer) => {
-                        let now = net::now();
-                        match state.complete(slot, answer, now) {
-                            Fate::Kept => {
-                                self.feed(state, slot, now);
-                                Fate::Kept
-                            }
-                            Fate::Lost => Fate::Lost,
-                        }
-                    }
-                },
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Fate::Kept,
-                Err(_) => Fate::Lost,
+            let n = match socket.discard(droppable.min(1 << 30) as usize) {
+                Ok(0) => return Fate::Lost,
+                Ok(n) => n as u64,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Fate::Empty,
+                Err(_) => return Fate::Lost,
             };
+            let Some(answer) = state.slots[slot].reader.dropped(n) else { return Fate::Short };
+            let now = net::now();
+            if !state.complete(slot, answer, now) {
+                return Fate::Lost;
+            }
+            self.feed(state, slot, now);
+            return Fate::More;
         }
         let mut buffer = std::mem::take(&mut state.buffer);
         let fate = self.receive_into(state, slot, socket, &mut buffer);
@@ -770,7 +806,7 @@ impl Worker {
                 return Fate::Lost;
             }
             Ok(n) => carried + n,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Fate::Kept,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Fate::Empty,
             Err(_) => return Fate::Lost,
         };
         let now = net::now();
@@ -790,7 +826,7 @@ impl Worker {
                 }
                 Ok((taken, Some(answer))) => {
                     at += taken;
-                    if state.complete(slot, answer, now) == Fate::Lost {
+                    if !state.complete(slot, answer, now) {
                         return Fate::Lost;
                     }
                 }
@@ -808,7 +844,7 @@ impl Worker {
             return Fate::Lost;
         }
         self.feed(state, slot, now);
-        Fate::Kept
+        if filled == buffer.len() { Fate::More } else { Fate::Short }
     }
 }
 
@@ -845,9 +881,9 @@ impl State {
         Flight { due, sent: now, target }
     }
 
-    /// The first request on the connection was answered.
-    fn complete(&mut self, slot: usize, answer: Answer, now: u64) -> Fate {
-        let Some(flight) = self.slots[slot].flights.pop_front() else { return Fate::Lost };
+    /// The first request on the connection was answered. False: it was the last one there.
+    fn complete(&mut self, slot: usize, answer: Answer, now: u64) -> bool {
+        let Some(flight) = self.slots[slot].flights.pop_front() else { return false };
         self.in_flight -= 1;
         self.slots[slot].answered += 1;
         self.last = now;
@@ -881,8 +917,7 @@ impl State {
             }
         }
         // An answer before its request had left ends the connection, as a close does.
-        let kept = answer.keep_alive && self.plan.keep_alive && self.slots[slot].unsent.is_none();
-        if kept { Fate::Kept } else { Fate::Lost }
+        answer.keep_alive && self.plan.keep_alive && self.slots[slot].unsent.is_none()
     }
 
     fn fail(&mut self, flight: &Flight, failure: Failure) {

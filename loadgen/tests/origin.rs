@@ -213,6 +213,40 @@ fn concurrency_is_exact() {
     });
 }
 
+/// A client that ends its side together with its request is answered, and then let go.
+#[test]
+fn a_half_closed_client_is_answered_and_closed() {
+    on_each_driver(|driver| {
+        let origin = start(driver);
+        for path in ["/b/10", "/b/500000", "/s/5/10"] {
+            for _ in 0..10 {
+                let mut stream = connect(&origin);
+                let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+                stream.write_all(request.as_bytes()).unwrap();
+                stream.shutdown(std::net::Shutdown::Write).unwrap();
+                let mut all = Vec::new();
+                stream.read_to_end(&mut all).unwrap();
+                assert!(all.starts_with(b"HTTP/1.1 200 OK\r\n"), "{path}");
+            }
+        }
+        while origin.stat().connections_open > 0 {
+            std::thread::yield_now();
+        }
+    });
+}
+
+/// A port that is taken is an error, not a share of somebody else's connections.
+#[test]
+fn a_taken_port_is_an_error() {
+    for threads in [1, 2] {
+        let first = Origin::start(Options { threads, ..Options::default() }).unwrap();
+        for threads in [1, 2] {
+            let again = Options { address: first.address(), threads, ..Options::default() };
+            assert!(Origin::start(again).is_err());
+        }
+    }
+}
+
 /// Two origins in one process share nothing, and stopping one ends its connections.
 #[test]
 fn origins_are_independent_and_stop() {
