@@ -31,14 +31,18 @@ pub enum Stall {
     Upstream,
 }
 
-/// What the last look saw.
+/// What the looks so far saw. Each rule has its own clock: one that looks often must not make the
+/// other impatient.
 #[derive(Debug)]
 pub struct Pace {
     rules: Rules,
+    /// The client's rule: when it was last applied, and how far the body was.
     looked: Nanos,
-    moved: Nanos,
-    bytes: u64,
+    looked_bytes: u64,
     strikes: u32,
+    /// The origin's rule: when the body last moved or waited for the client, and how far it was.
+    moved: Nanos,
+    moved_bytes: u64,
 }
 
 /// Looks in one span.
@@ -47,46 +51,44 @@ const LOOKS_PER_SPAN: u32 = 2;
 impl Pace {
     /// Begins to watch.
     pub fn new(rules: Rules, now: Nanos) -> Pace {
-        Pace { rules, looked: now, moved: now, bytes: 0, strikes: 0 }
+        Pace { rules, looked: now, looked_bytes: 0, strikes: 0, moved: now, moved_bytes: 0 }
     }
 
     /// When to look next.
     pub fn due(&self) -> Nanos {
-        let look = self.looked.after(self.rules.span / LOOKS_PER_SPAN);
-        look.min(self.moved.after(self.rules.idle))
+        self.look_due().min(self.idle_due())
     }
 
     /// Looks. `unread` bytes were written, but the kernel still holds them for the client: they
     /// have not moved. An error is what stands still for too long.
     pub fn look(&mut self, flow: &Flow, unread: u64, now: Nanos) -> Result<(), Stall> {
-        if now < self.due() {
-            return Ok(());
-        }
-        let bytes = flow.bytes.get().saturating_sub(unread).max(self.bytes);
-        let more = bytes - self.bytes;
-        let passed = now.since(self.looked).as_millis() as u64;
-        let enough = u64::from(self.rules.bytes_per_second_min) * passed / 1000;
-        if more > 0 {
-            self.moved = now;
-        }
+        let bytes = flow.bytes.get().saturating_sub(unread);
         let waits_for_client = flow.waits_for.get() == Some(self.rules.client);
-        (self.looked, self.bytes) = (now, bytes);
-        if self.rules.span.is_zero() || !waits_for_client || more > enough {
-            self.strikes = 0;
-        } else {
-            self.strikes += 1;
+        if now >= self.look_due() {
+            let more = bytes.saturating_sub(self.looked_bytes);
+            let passed_ms = now.since(self.looked).as_millis() as u64;
+            let enough = u64::from(self.rules.bytes_per_second_min) * passed_ms / 1000;
+            (self.looked, self.looked_bytes) = (now, bytes.max(self.looked_bytes));
+            self.strikes = if waits_for_client && more <= enough { self.strikes + 1 } else { 0 };
+            if self.strikes == LOOKS_PER_SPAN {
+                return Err(Stall::Client);
+            }
         }
-        if self.strikes == LOOKS_PER_SPAN {
-            return Err(Stall::Client);
-        }
-        if !waits_for_client && now >= self.moved.after(self.rules.idle) {
+        // While the client is waited for, its own rule holds; the origin's pause begins afterwards.
+        if bytes > self.moved_bytes || waits_for_client {
+            (self.moved, self.moved_bytes) = (now, bytes.max(self.moved_bytes));
+        } else if now >= self.idle_due() {
             return Err(Stall::Upstream);
         }
-        if waits_for_client {
-            // Its own rule holds for the client; the origin's pause begins afterwards.
-            self.moved = now;
-        }
         Ok(())
+    }
+
+    fn look_due(&self) -> Nanos {
+        self.looked.after(self.rules.span / LOOKS_PER_SPAN)
+    }
+
+    fn idle_due(&self) -> Nanos {
+        self.moved.after(self.rules.idle)
     }
 }
 
@@ -163,6 +165,14 @@ mod tests {
         let quiet = |_, flow: &Flow| flow.waits_for.set(Some(Side::Source));
         assert_eq!(watch(RULES, 299, quiet), Ok(()));
         assert_eq!(watch(RULES, 600, quiet), Err((Stall::Upstream, 300)));
+    }
+
+    /// The origin's rule looks every 400 ms; a slow upload is within its own rule all the same.
+    #[test]
+    fn an_impatient_rule_does_not_hurry_the_other() {
+        let rules = Rules { idle: Duration::from_millis(400), client: Side::Source, ..RULES };
+        let result = watch(rules, 10, |_, flow| flow.waits_for.set(Some(Side::Source)));
+        assert_eq!(result, Ok(()));
     }
 
     #[test]
