@@ -167,7 +167,7 @@ mod tests {
         let cpus = Some(CpuList(vec![2, 6]));
         let shards = Shards { cpus, per_core: vec![own], ..Shards::default() };
         let options = shards.options(&machine(None));
-        assert_eq!((options[0].driver, options[0].buffer_bytes), (Driver::Auto, 16_384));
+        assert_eq!((options[0].driver, options[0].buffer_bytes), (Driver::Auto, 32_768));
         assert_eq!((options[1].driver, options[1].buffer_bytes), (Driver::Epoll, 4_096));
         assert_eq!(options[1].ring_entries, 1024);
     }

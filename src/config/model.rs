@@ -155,7 +155,7 @@ pub struct Shards {
     /// Entries of each submission ring: a power of two from 32 to 32768. Default 1024. More
     /// lets a busy shard hand more to the kernel at once.
     pub ring_entries: u32,
-    /// Size of each relay buffer, 4KiB to 16MiB. Default 16KiB: larger ones hold longer bodies
+    /// Size of each relay buffer, 4KiB to 16MiB. Default 32KiB: larger ones hold longer bodies
     /// together with their heads, but cost memory while they wait.
     pub buffer_bytes: Size,
     /// Pending connections that the kernel holds for each shard and listener; listen(2).
@@ -173,7 +173,7 @@ impl Default for Shards {
             cpus: None,
             driver: Driver::Auto,
             ring_entries: 1024,
-            buffer_bytes: Size(16 * 1024),
+            buffer_bytes: Size(32 * 1024),
             backlog: 4096,
             per_core: Vec::new(),
         }

@@ -109,7 +109,7 @@ impl Checker<'_> {
             self.error(
                 &format!("{path}.buffer_bytes"),
                 "a buffer has 4KiB to 16MiB",
-                "16KiB is the default",
+                "32KiB is the default",
             );
         }
     }
