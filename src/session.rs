@@ -271,6 +271,9 @@ impl Session {
                 Ok(0) => return Arrival::Gone,
                 Ok(count) => self.shard.counters.bytes_received.add(count as u64),
                 Err(error) if would_block(&error) => {
+                    // Woken for nothing; the timer may have fired meanwhile, see `Timer::set`.
+                    self.awake_since = Nanos::now();
+                    complete = self.awake_since;
                     if self.inbound.is_empty() {
                         self.shard.buffers.give_back(std::mem::take(&mut self.inbound));
                     }
