@@ -1,6 +1,6 @@
 //! Where idle client connections wait without a task of their own.
 //!
-//! A session costs one to two KiB even while it only waits. One that has been idle for a while is
+//! A session costs nearly 4 KiB even while it only waits. One that has been idle for a while is
 //! taken apart: its descriptor is watched by an epoll instance, which the shard in turn watches
 //! with a single wait, and some hundred bytes remember the rest. The first byte brings it back.
 
