@@ -118,6 +118,7 @@ pub struct Relay<'a> {
 }
 
 /// What a look at the received bytes found.
+#[derive(Default)]
 struct Framed {
     /// Where data begins and ends in the buffer, which is far smaller than 4 GiB.
     spans: [(u32, u32); SPANS_MAX],
@@ -146,8 +147,13 @@ impl Relay<'_> {
             if framed.consumed > 0 && !self.buffer.is_empty() {
                 continue; // More pieces than one write takes.
             }
-            if self.splices() {
-                return self.splice().await;
+            if let Incoming::Length(left) = self.incoming
+                && left >= SPLICE_BYTES_MIN
+                && self.outgoing == Outgoing::Identity
+                && self.buffer.is_empty()
+                && let Some(pipe) = self.pipes.take()
+            {
+                return self.splice(left, pipe).await;
             }
             turn_bytes += framed.consumed;
             if turn_bytes > TURN_BYTES_MAX {
@@ -156,7 +162,10 @@ impl Relay<'_> {
             }
             if !self.read().await? {
                 return match self.incoming {
-                    Incoming::UntilClose => self.finish().await,
+                    Incoming::UntilClose => {
+                        let end = Framed { ended: true, ..Framed::default() };
+                        self.write(&end, &[]).await
+                    }
                     _ => Err(Broken::Truncated),
                 };
             }
@@ -166,13 +175,7 @@ impl Relay<'_> {
     /// Looks at what was received: what of it is body, and whether that is all.
     fn frame(&mut self, trailers: &mut Vec<u8>) -> Result<Framed, Reason> {
         let bytes = self.buffer.filled();
-        let mut framed = Framed {
-            spans: [(0, 0); SPANS_MAX],
-            spans_used: 0,
-            consumed: 0,
-            data_bytes: 0,
-            ended: false,
-        };
+        let mut framed = Framed::default();
         match &mut self.incoming {
             Incoming::Length(left) => {
                 let count = (*left).min(bytes.len() as u64) as usize;
@@ -289,19 +292,6 @@ impl Relay<'_> {
         Ok((count, total))
     }
 
-    /// The end of a body that ended with its connection.
-    async fn finish(&mut self) -> Result<(), Broken> {
-        let mut end = Framed {
-            spans: [(0, 0); SPANS_MAX],
-            spans_used: 0,
-            consumed: 0,
-            data_bytes: 0,
-            ended: true,
-        };
-        end.ended = self.outgoing == Outgoing::Chunked;
-        self.write(&end, &[]).await
-    }
-
     /// Receives more. False at the end of the stream.
     async fn read(&mut self) -> Result<bool, Broken> {
         if self.buffer.is_empty() {
@@ -333,24 +323,9 @@ impl Relay<'_> {
         }
     }
 
-    /// Whether what is left is long enough for a pipe.
-    fn splices(&self) -> bool {
-        matches!(self.incoming, Incoming::Length(left) if left >= SPLICE_BYTES_MIN)
-            && self.outgoing == Outgoing::Identity
-            && self.buffer.is_empty()
-    }
-
-    /// Moves the rest through a pipe.
-    async fn splice(&mut self) -> Result<(), Broken> {
-        let Incoming::Length(mut left) = self.incoming else { return Ok(()) };
-        self.check_size(0)?;
-        if self.flow.bytes.get().saturating_add(left) > self.bytes_max {
-            return Err(Broken::Refused(Reason::BodyTooLarge));
-        }
+    /// Moves the rest, so many bytes of it, through a pipe. Its size was checked with the head.
+    async fn splice(&mut self, mut left: u64, pipe: Pipe) -> Result<(), Broken> {
         self.buffers.give_back(std::mem::take(self.buffer));
-        let Some(pipe) = self.pipes.take() else {
-            return self.copy_rest().await; // No descriptors for a pipe.
-        };
         let mut turn_bytes = 0;
         while left > 0 {
             self.flow.waits_for.set(Some(Side::Source));
@@ -391,24 +366,7 @@ impl Relay<'_> {
         self.flow.waits_for.set(None);
         // Only an empty pipe may be used again; one left half full by an error above is closed.
         self.pipes.give_back(pipe);
-        self.incoming = Incoming::Length(0);
         Ok(())
-    }
-
-    /// The rest of a body of known length, by copying.
-    async fn copy_rest(&mut self) -> Result<(), Broken> {
-        loop {
-            if !self.read().await? {
-                return Err(Broken::Truncated);
-            }
-            let framed = self.frame(&mut Vec::new()).map_err(Broken::Refused)?;
-            self.write(&framed, &[]).await?;
-            self.flow.bytes.set(self.flow.bytes.get() + framed.data_bytes as u64);
-            self.buffer.consume(framed.consumed);
-            if framed.ended {
-                return Ok(());
-            }
-        }
     }
 }
 
