@@ -24,6 +24,12 @@ pub mod route;
 
 pub mod balance;
 
+pub mod breaker;
+
+pub mod reconcile;
+
+pub mod sim;
+
 pub mod upstream;
 
 pub mod relay;

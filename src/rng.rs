@@ -5,7 +5,7 @@
 //! meet, and about a nanosecond a draw. A 64-bit state would do for balancing, but not for ids.
 
 /// A generator of uniform numbers; the same seed gives the same sequence.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Rng {
     state: [u64; 4],
 }

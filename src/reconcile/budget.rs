@@ -1,0 +1,167 @@
+//! How many retries there may be: what first attempts deposit on their own shard, and a minimum
+//! that the home lends, so that quiet services may retry too.
+//!
+//! Counted in thousandths of a retry. Pure; depositing takes a few instructions and no memory.
+
+use std::time::Duration;
+
+use super::RetryBudget;
+use crate::time::Nanos;
+
+/// Parts of the time for which a deposit is good: it expires within a tenth of it.
+const PARTS: usize = 10;
+
+/// A retry.
+const RETRY_MILLI: u64 = 1_000;
+
+/// One shard's deposits, and what the home has lent it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub struct Deposits {
+    parts: [u64; PARTS],
+    /// The number of the newest part, counted from the start of time.
+    newest: u64,
+    /// All that the home ever granted, and how many of it were spent or have expired.
+    granted: u64,
+    spent: u64,
+    /// When those of the home expire.
+    expires: Nanos,
+}
+
+impl Deposits {
+    /// A first attempt.
+    #[inline]
+    pub fn deposit(&mut self, budget: &RetryBudget, now: Nanos) {
+        self.advance(budget.ttl, now);
+        self.parts[(self.newest % PARTS as u64) as usize] += u64::from(budget.deposit_milli);
+    }
+
+    /// Spends one retry, the oldest deposits first. `false`: there is none.
+    pub fn spend(&mut self, budget: &RetryBudget, now: Nanos) -> bool {
+        self.advance(budget.ttl, now);
+        if self.parts.iter().sum::<u64>() >= RETRY_MILLI {
+            let mut due = RETRY_MILLI;
+            for step in 1..=PARTS as u64 {
+                let part = &mut self.parts[((self.newest + step) % PARTS as u64) as usize];
+                let taken = due.min(*part);
+                *part -= taken;
+                due -= taken;
+            }
+            return true;
+        }
+        if now >= self.expires {
+            self.spent = self.granted;
+        }
+        let lent = self.granted > self.spent;
+        self.spent += u64::from(lent);
+        lent
+    }
+
+    /// What it holds now, in thousandths of a retry.
+    pub fn balance_milli(&mut self, budget: &RetryBudget, now: Nanos) -> u64 {
+        self.advance(budget.ttl, now);
+        let lent = if now < self.expires { self.granted - self.spent } else { 0 };
+        self.parts.iter().sum::<u64>() + lent * RETRY_MILLI
+    }
+
+    /// All that the home ever granted, as far as is known here.
+    pub fn granted(&self) -> u64 {
+        self.granted
+    }
+
+    /// The home has granted so many in all. `true`: more than before.
+    pub fn grant(&mut self, total: u64, budget: &RetryBudget, now: Nanos) -> bool {
+        if total <= self.granted {
+            return false;
+        }
+        if now >= self.expires {
+            self.spent = self.granted;
+        }
+        self.granted = total;
+        self.expires = now + budget.ttl;
+        true
+    }
+
+    fn advance(&mut self, ttl: Duration, now: Nanos) {
+        let length = (ttl.as_nanos() as u64 / PARTS as u64).max(1);
+        let current = now.0 / length;
+        let fresh = current.saturating_sub(self.newest).min(PARTS as u64);
+        for step in 0..fresh {
+            self.parts[((current - step) % PARTS as u64) as usize] = 0;
+        }
+        self.newest = self.newest.max(current);
+    }
+}
+
+/// The home's minimum: so many a second, kept for as long as a deposit would be.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
+pub(super) struct Mint {
+    /// Nanoseconds' worth of tokens that were handed out, counted from the start of time.
+    handed_out: u64,
+}
+
+impl Mint {
+    /// Takes up to `count` of what has accumulated.
+    pub fn take(&mut self, count: u64, budget: &RetryBudget, now: Nanos) -> u64 {
+        let Some(price) = price(budget) else { return 0 };
+        let oldest = now.0.saturating_sub(budget.ttl.as_nanos() as u64);
+        self.handed_out = self.handed_out.max(oldest);
+        let taken = count.min(now.0.saturating_sub(self.handed_out) / price);
+        self.handed_out += taken * price;
+        taken
+    }
+
+    /// When the next one is there.
+    pub fn due(&self, budget: &RetryBudget) -> Nanos {
+        price(budget).map_or(Nanos::NEVER, |price| Nanos(self.handed_out + price))
+    }
+}
+
+/// Nanoseconds for one token.
+fn price(budget: &RetryBudget) -> Option<u64> {
+    1_000_000_000u64.checked_div(budget.per_second_min.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn five_attempts_pay_for_one_retry() {
+        let budget = RetryBudget::default();
+        let mut deposits = Deposits::default();
+        for _ in 0..4 {
+            deposits.deposit(&budget, Nanos(0));
+        }
+        assert!(!deposits.spend(&budget, Nanos(0)));
+        deposits.deposit(&budget, Nanos(9 * SECOND));
+        assert!(deposits.spend(&budget, Nanos(9 * SECOND)));
+        assert!(!deposits.spend(&budget, Nanos(9 * SECOND)));
+    }
+
+    #[test]
+    fn deposits_and_loans_expire() {
+        let budget = RetryBudget::default();
+        let mut deposits = Deposits::default();
+        for _ in 0..5 {
+            deposits.deposit(&budget, Nanos(0));
+        }
+        assert_eq!(deposits.balance_milli(&budget, Nanos(9 * SECOND)), 1_000);
+        assert!(!deposits.spend(&budget, Nanos(10 * SECOND)));
+        assert!(deposits.grant(2, &budget, Nanos(10 * SECOND)));
+        assert!(!deposits.grant(2, &budget, Nanos(10 * SECOND)), "not twice");
+        assert!(deposits.spend(&budget, Nanos(19 * SECOND)));
+        assert!(!deposits.spend(&budget, Nanos(20 * SECOND)));
+    }
+
+    #[test]
+    fn three_a_second_and_no_hoard() {
+        let budget = RetryBudget::default();
+        let mut mint = Mint::default();
+        assert_eq!(mint.take(9, &budget, Nanos(SECOND)), 3);
+        assert_eq!(mint.take(9, &budget, Nanos(SECOND)), 0);
+        assert_eq!(mint.due(&budget), Nanos(2 * SECOND - 2 - SECOND + 333_333_333));
+        assert_eq!(mint.take(99, &budget, Nanos(100 * SECOND)), 30);
+    }
+}

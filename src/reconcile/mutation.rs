@@ -1,0 +1,52 @@
+//! Mistakes made on purpose, to show that the simulator sees them. Tests switch one on for their
+//! own thread; outside of tests [`is_on`] is constant, and nothing of it is left in the binary.
+
+/// One mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Mutation {
+    /// Outcomes count whatever epoch their tickets are of.
+    NoEpochCheck,
+    /// A request that ends keeps its credit.
+    LeaseNotReturned,
+    /// A request is counted before there is a credit for it.
+    CountBeforeAsking,
+    /// A new epoch forgets the permits that are still out.
+    GrantSentPermitAgain,
+    /// The home acknowledges a return, but does not book it.
+    ReturnLost,
+    /// An acknowledgement is ignored.
+    AcknowledgementForgotten,
+    /// A recall is ignored.
+    RecallIgnored,
+    /// The home lends without looking at the limit of the endpoint.
+    EndpointLimitIgnored,
+    /// A trip does not look at how many are open already.
+    EjectWithoutBound,
+}
+
+#[cfg(test)]
+thread_local! {
+    static ON: std::cell::Cell<Option<Mutation>> = const { std::cell::Cell::new(None) };
+}
+
+/// Whether this mistake is to be made.
+#[cfg(test)]
+pub(crate) fn is_on(mutation: Mutation) -> bool {
+    ON.with(|on| on.get() == Some(mutation))
+}
+
+/// Never, outside of tests.
+#[cfg(not(test))]
+#[inline(always)]
+pub(crate) const fn is_on(_: Mutation) -> bool {
+    false
+}
+
+/// Runs something with a mistake switched on, on this thread.
+#[cfg(test)]
+pub(crate) fn with<T>(mutation: Mutation, run: impl FnOnce() -> T) -> T {
+    ON.with(|on| on.set(Some(mutation)));
+    let result = run();
+    ON.with(|on| on.set(None));
+    result
+}

@@ -1,0 +1,444 @@
+//! What must never be, and what is true: the checker keeps books of its own, from what requests
+//! and endpoints really did, and compares.
+
+use std::collections::BTreeMap;
+
+use super::Fault;
+use super::world::{Held, Node, OverrideEpoch, Request};
+use crate::breaker::{Epoch, Outcome, Override, Pass, Phase, SETTLE_GRACE, Settings};
+use crate::reconcile::{ClusterId, EndpointId, Kind, Purse};
+use crate::time::Nanos;
+
+/// What really happened to one breaker.
+#[derive(Debug, Clone, Default)]
+struct Truth {
+    /// The newest transition, and when.
+    epoch: Epoch,
+    phase: Phase,
+    at: Nanos,
+    /// Of the newest epochs: outcomes of requests that were admitted in it.
+    failures: BTreeMap<Epoch, u64>,
+    /// Probes sent, and how they ended.
+    sent: BTreeMap<Epoch, u32>,
+    succeeded: BTreeMap<Epoch, u32>,
+    failed: BTreeMap<Epoch, u32>,
+    /// What operators wanted, newest last, with the epoch that the home made of it.
+    overrides: Vec<(u64, Override)>,
+    applied: Option<OverrideEpoch>,
+    /// Released from being forced open: open without a place in `max_ejected`.
+    is_exempt: bool,
+}
+
+/// A shard's outcomes in the epoch that it knows.
+type Seen = (Epoch, u64, u64);
+
+/// Keeps the books.
+pub(super) struct Checker {
+    shards: u16,
+    settings: Settings,
+    truths: BTreeMap<EndpointId, Truth>,
+    seen: BTreeMap<(usize, EndpointId), Seen>,
+    /// What was lent at the last look.
+    lent: BTreeMap<(ClusterId, Kind, Option<EndpointId>), u64>,
+    /// How many were ejected at the last look.
+    ejected: BTreeMap<ClusterId, usize>,
+    views: BTreeMap<(usize, EndpointId), Epoch>,
+}
+
+fn unsafe_if(is_so: bool, what: impl FnOnce() -> String) -> Result<(), Fault> {
+    if is_so { Err(Fault::Safety(what())) } else { Ok(()) }
+}
+
+impl Checker {
+    pub fn new(shards: u16, settings: Settings) -> Checker {
+        Checker {
+            shards,
+            settings,
+            truths: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            lent: BTreeMap::new(),
+            ejected: BTreeMap::new(),
+            views: BTreeMap::new(),
+        }
+    }
+
+    // ---- What happened ------------------------------------------------------------------------
+
+    /// At most `probes` in an epoch.
+    pub fn probe_sent(&mut self, endpoint: EndpointId, epoch: Epoch) -> Result<(), Fault> {
+        let truth = self.truths.entry(endpoint).or_default();
+        let sent = truth.sent.entry(epoch).or_default();
+        *sent += 1;
+        let (sent, max) = (*sent, self.settings.probes);
+        unsafe_if(sent > max, || format!("{sent} probes of {endpoint:?} in {epoch:?}, not {max}"))
+    }
+
+    /// A request ended; `counted_in`: the epoch that its shard knew then.
+    pub fn finished(
+        &mut self,
+        shard: usize,
+        endpoint: EndpointId,
+        pass: Pass,
+        outcome: Outcome,
+        in_time: bool,
+        counted_in: Option<Epoch>,
+    ) {
+        let truth = self.truths.entry(endpoint).or_default();
+        if pass.probe.is_some() {
+            let ended = if outcome == Outcome::Success && in_time {
+                &mut truth.succeeded
+            } else {
+                &mut truth.failed
+            };
+            *ended.entry(pass.epoch).or_default() += 1;
+            return;
+        }
+        if counted_in != Some(pass.epoch) || outcome == Outcome::Neutral {
+            return;
+        }
+        let failed = u64::from(outcome == Outcome::Failure);
+        *truth.failures.entry(pass.epoch).or_default() += failed;
+        let seen = self.seen.entry((shard, endpoint)).or_default();
+        if seen.0 != pass.epoch {
+            *seen = (pass.epoch, 0, 0);
+        }
+        seen.1 += 1;
+        seen.2 += failed;
+    }
+
+    pub fn overridden(&mut self, endpoint: EndpointId, wanted: Override, generation: u64) {
+        self.truths.entry(endpoint).or_default().overrides.push((generation, wanted));
+    }
+
+    /// The epoch that an override made, if that is the newest one.
+    pub fn override_epoch(&self, endpoint: EndpointId, generation: u64) -> Option<Epoch> {
+        let applied = self.truths.get(&endpoint)?.applied?;
+        (applied.0 == generation).then_some(applied.1)
+    }
+
+    /// A breaker changed: it must be a change that there is, for a reason that there was.
+    pub fn transition(
+        &mut self,
+        endpoint: EndpointId,
+        epoch: Epoch,
+        phase: Phase,
+        now: Nanos,
+    ) -> Result<(), Fault> {
+        let settings = self.settings;
+        let truth = self.truths.entry(endpoint).or_default();
+        let (from, before) = (truth.phase, truth.epoch);
+        unsafe_if(epoch != before.next(), || format!("{endpoint:?}: {before:?}, then {epoch:?}"))?;
+        let count = |map: &BTreeMap<Epoch, u32>| map.get(&before).copied().unwrap_or_default();
+        let failures = truth.failures.get(&before).copied().unwrap_or_default();
+        let share = u64::from(settings.requests_min * settings.failures_percent).div_ceil(100);
+        let may_trip = failures >= share.min(settings.failures_in_a_row.into());
+        let elapsed = now.since(truth.at);
+        let by_operator = truth.overrides.last().map(|(_, wanted)| *wanted);
+        let is_new = truth.overrides.last().map(|(generation, _)| *generation)
+            > truth.applied.map(|(generation, _)| generation);
+        let is_allowed = match (from, phase) {
+            (Phase::Closed | Phase::Recovering(_), Phase::Open) => may_trip,
+            (Phase::Open, Phase::HalfOpen) => {
+                let released = truth.is_exempt;
+                let out = |map: &BTreeMap<Epoch, u32>| map.values().sum::<u32>();
+                let in_flight = out(&truth.sent) - out(&truth.succeeded) - out(&truth.failed);
+                unsafe_if(in_flight > 0, || {
+                    format!("{endpoint:?} is half-open again while {in_flight} probes are out")
+                })?;
+                released || elapsed >= settings.open_for * 9 / 10
+            }
+            (Phase::HalfOpen, Phase::Recovering(_)) => count(&truth.succeeded) >= settings.probes,
+            (Phase::HalfOpen, Phase::Open) => {
+                count(&truth.failed) > 0 || elapsed >= settings.probe_timeout + SETTLE_GRACE
+            }
+            (Phase::Recovering(_), Phase::Closed) => elapsed >= settings.ramp,
+            (_, Phase::ForcedOpen) => is_new && by_operator == Some(Override::ForceOpen),
+            (_, Phase::ForcedClosed) => is_new && by_operator == Some(Override::ForceClosed),
+            (Phase::ForcedOpen, Phase::Open) | (Phase::ForcedClosed, Phase::Closed) => {
+                is_new && by_operator == Some(Override::Release)
+            }
+            _ => false,
+        };
+        unsafe_if(!is_allowed, || {
+            format!(
+                "{endpoint:?} went from {from:?} to {phase:?} ({epoch:?}) with {failures} failures, \
+                 {} probes succeeded and {} failed, after {elapsed:?}",
+                count(&truth.succeeded),
+                count(&truth.failed)
+            )
+        })?;
+        let forced = |phase| matches!(phase, Phase::ForcedOpen | Phase::ForcedClosed);
+        if (forced(phase) || forced(from))
+            && is_new
+            && let Some((generation, _)) = truth.overrides.last()
+        {
+            truth.applied = Some((*generation, epoch));
+        }
+        truth.is_exempt = match phase {
+            Phase::Open => {
+                from == Phase::ForcedOpen || (truth.is_exempt && from == Phase::HalfOpen)
+            }
+            Phase::HalfOpen => truth.is_exempt,
+            _ => false,
+        };
+        truth.epoch = epoch;
+        truth.phase = phase;
+        truth.at = now;
+        truth.failures.retain(|old, _| *old >= before);
+        Ok(())
+    }
+
+    // ---- What is ------------------------------------------------------------------------------
+
+    /// Looks at everything, after something happened on `shard`.
+    pub fn check(
+        &mut self,
+        shard: usize,
+        nodes: &[Node],
+        requests: &BTreeMap<u64, Request>,
+        connections: &BTreeMap<u64, Held>,
+        retries: &BTreeMap<u64, Held>,
+    ) -> Result<(), Fault> {
+        let books = Books::of(nodes.len(), requests, connections, retries);
+        for node in nodes {
+            for (cluster, home) in node.reconciler.homes() {
+                for kind in Kind::ALL {
+                    self.lending(cluster, kind, None, home.lent(kind, None), nodes, &books)?;
+                    for endpoint in home.endpoints() {
+                        let lent = home.lent(kind, Some(endpoint));
+                        self.lending(cluster, kind, Some(endpoint), lent, nodes, &books)?;
+                    }
+                }
+                let (ejected, max) = (home.ejected(), home.ejected_max());
+                let before = self.ejected.insert(cluster, ejected).unwrap_or_default();
+                unsafe_if(ejected > max && ejected > before, || {
+                    format!("{ejected} endpoints of {cluster:?} are out, not {max}")
+                })?;
+            }
+        }
+        self.views(shard, nodes)?;
+        self.probes(requests)?;
+        waiters(shard, &nodes[shard])
+    }
+
+    /// One limit, at its home and on all shards.
+    fn lending(
+        &mut self,
+        cluster: ClusterId,
+        kind: Kind,
+        endpoint: Option<EndpointId>,
+        lent: Option<crate::reconcile::Lent>,
+        nodes: &[Node],
+        books: &Books,
+    ) -> Result<(), Fault> {
+        let Some(lent) = lent else { return Ok(()) };
+        let name = || format!("{kind:?} of {cluster:?} {endpoint:?}");
+        let before = self.lent.insert((cluster, kind, endpoint), lent.lent);
+        let is_rising = before.is_some_and(|before| lent.lent > before);
+        unsafe_if(lent.lent > lent.limit && (is_rising || before.is_none()), || {
+            format!("{}: {} lent of {}", name(), lent.lent, lent.limit)
+        })?;
+        let mut in_use = 0;
+        for (shard, node) in nodes.iter().enumerate() {
+            let real = books.count(shard, kind, cluster, endpoint);
+            in_use += real;
+            let Some(purse) = purse(node, kind, cluster, endpoint) else {
+                unsafe_if(real > 0, || format!("{}: shard {shard} forgot {real}", name()))?;
+                continue;
+            };
+            unsafe_if(purse.in_use() != real, || {
+                format!("{}: shard {shard} counts {}, it is {real}", name(), purse.in_use())
+            })?;
+            unsafe_if(purse.in_use() > purse.held(), || {
+                format!("{}: shard {shard} uses {real} of {}", name(), purse.held())
+            })?;
+            let Some((granted, returned)) = account(nodes, cluster, shard, kind, endpoint) else {
+                continue;
+            };
+            unsafe_if(purse.granted() > granted || purse.returned() < returned, || {
+                format!("{}: shard {shard} has {purse:?}, its home {granted}, {returned}", name())
+            })?;
+        }
+        unsafe_if(in_use > lent.lent, || format!("{}: {in_use} in use, {} lent", name(), lent.lent))
+    }
+
+    /// Views never run ahead, never go back, and count what is theirs.
+    fn views(&mut self, shard: usize, nodes: &[Node]) -> Result<(), Fault> {
+        let node = &nodes[shard].reconciler;
+        for other in nodes {
+            for (_, home) in other.reconciler.homes() {
+                for id in home.endpoints() {
+                    let Some(slot) = node.endpoint(id) else { continue };
+                    let (Some(view), Some(decided)) = (node.view(slot), home.breaker(id)) else {
+                        continue;
+                    };
+                    let epoch = view.epoch();
+                    unsafe_if(epoch > decided.epoch(), || {
+                        format!("shard {shard} has {id:?} in {epoch:?}, before its home")
+                    })?;
+                    let before = self.views.insert((shard, id), epoch).unwrap_or_default();
+                    unsafe_if(epoch < before, || format!("shard {shard}: {id:?} went back"))?;
+                    let (seen_in, requests, failures) =
+                        self.seen.get(&(shard, id)).copied().unwrap_or_default();
+                    let expected = if seen_in == epoch { (requests, failures) } else { (0, 0) };
+                    let report = view.report();
+                    unsafe_if((report.requests, report.failures) != expected, || {
+                        format!("shard {shard} counts {report:?} for {id:?}, not {expected:?}")
+                    })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Probes of one endpoint that are out at once are of one epoch.
+    fn probes(&self, requests: &BTreeMap<u64, Request>) -> Result<(), Fault> {
+        let mut epochs: BTreeMap<EndpointId, Epoch> = BTreeMap::new();
+        for request in requests.values() {
+            let Request::InFlight(it) = request else { continue };
+            if it.ticket.pass.probe.is_none() {
+                continue;
+            }
+            let (epoch, endpoint) = (it.ticket.pass.epoch, it.endpoint);
+            let other = *epochs.entry(endpoint).or_insert(epoch);
+            unsafe_if(other != epoch, || {
+                format!("probes of {endpoint:?} are out in {other:?} and in {epoch:?}")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Where a home and a shard do not know the same of a limit.
+    pub fn disagreement(&self, nodes: &[Node]) -> Option<String> {
+        for shard in 0..self.shards.into() {
+            for node in nodes {
+                for (cluster, home) in node.reconciler.homes() {
+                    let endpoints = home.endpoints().map(Some).chain([None]);
+                    for (endpoint, kind) in
+                        endpoints.flat_map(|it| Kind::ALL.map(|kind| (it, kind)))
+                    {
+                        let Some(purse) = purse(&nodes[shard], kind, cluster, endpoint) else {
+                            continue;
+                        };
+                        let Some(known) =
+                            home.account(crate::reconcile::ShardId(shard as u16), kind, endpoint)
+                        else {
+                            continue;
+                        };
+                        if known != (purse.granted(), purse.returned()) {
+                            return Some(format!(
+                                "{kind:?} of {cluster:?} {endpoint:?}: shard {shard} has {purse:?}, \
+                                 its home {known:?}"
+                            ));
+                        }
+                    }
+                    for kind in Kind::ALL {
+                        let lent = home.lent(kind, None)?;
+                        if lent.lent > lent.limit {
+                            return Some(format!("{cluster:?} {kind:?}: {lent:?} and no recall"));
+                        }
+                    }
+                }
+            }
+        }
+        None
+    }
+}
+
+/// Nobody waits for what its shard has, or holds a part of what it waits for.
+fn waiters(shard: usize, node: &Node) -> Result<(), Fault> {
+    for spec in &node.plan.clusters {
+        let Some(cluster) = node.reconciler.cluster(spec.id) else { continue };
+        for kind in [Kind::Requests, Kind::Connections] {
+            let shared = node.reconciler.cluster_purse(kind, cluster).map_or(0, Purse::free);
+            let waiting = node.reconciler.cluster_waiting(kind, cluster);
+            unsafe_if(shared > 0 && waiting > 0, || {
+                format!(
+                    "shard {shard}: {waiting} wait for {kind:?} of {:?}, {shared} free",
+                    spec.id
+                )
+            })?;
+            for endpoint in &spec.endpoints {
+                let Some(slot) = node.reconciler.endpoint(endpoint.id) else { continue };
+                let free = node.reconciler.purse(kind, slot).map_or(0, Purse::free);
+                let waiting = node.reconciler.waiting(kind, slot);
+                unsafe_if(free > 0 && waiting > 0, || {
+                    format!(
+                        "shard {shard}: {waiting} wait for {kind:?} of {:?}, {free} free",
+                        endpoint.id
+                    )
+                })?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn purse(
+    node: &Node,
+    kind: Kind,
+    cluster: ClusterId,
+    endpoint: Option<EndpointId>,
+) -> Option<&Purse> {
+    match endpoint {
+        None => node.reconciler.cluster_purse(kind, node.reconciler.cluster(cluster)?),
+        Some(endpoint) => node.reconciler.purse(kind, node.reconciler.endpoint(endpoint)?),
+    }
+}
+
+fn account(
+    nodes: &[Node],
+    cluster: ClusterId,
+    shard: usize,
+    kind: Kind,
+    endpoint: Option<EndpointId>,
+) -> Option<(u64, u64)> {
+    let home = crate::reconcile::home_of(cluster, nodes.len() as u16);
+    let (_, home) = nodes[usize::from(home.0)].reconciler.homes().find(|(id, _)| *id == cluster)?;
+    home.account(crate::reconcile::ShardId(shard as u16), kind, endpoint)
+}
+
+/// What is really in flight, open, or being retried.
+struct Books {
+    counts: BTreeMap<(usize, Kind, ClusterId, Option<EndpointId>), u64>,
+}
+
+impl Books {
+    fn of(
+        _shards: usize,
+        requests: &BTreeMap<u64, Request>,
+        connections: &BTreeMap<u64, Held>,
+        retries: &BTreeMap<u64, Held>,
+    ) -> Books {
+        let mut books = Books { counts: BTreeMap::new() };
+        for request in requests.values() {
+            if let Request::InFlight(it) = request {
+                books.add(it.shard, Kind::Requests, it.cluster, Some(it.endpoint));
+            }
+        }
+        for held in connections.values().filter(|held| held.waiter.is_none()) {
+            books.add(held.shard, Kind::Connections, held.cluster, held.endpoint);
+        }
+        for held in retries.values().filter(|held| held.waiter.is_none()) {
+            books.add(held.shard, Kind::Retries, held.cluster, None);
+        }
+        books
+    }
+
+    fn add(&mut self, shard: usize, kind: Kind, cluster: ClusterId, endpoint: Option<EndpointId>) {
+        *self.counts.entry((shard, kind, cluster, None)).or_default() += 1;
+        if endpoint.is_some() {
+            *self.counts.entry((shard, kind, cluster, endpoint)).or_default() += 1;
+        }
+    }
+
+    fn count(
+        &self,
+        shard: usize,
+        kind: Kind,
+        cluster: ClusterId,
+        endpoint: Option<EndpointId>,
+    ) -> u64 {
+        self.counts.get(&(shard, kind, cluster, endpoint)).copied().unwrap_or_default()
+    }
+}

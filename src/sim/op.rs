@@ -1,0 +1,129 @@
+//! One step of a history. Steps know nothing of the world: an index is taken modulo what there is,
+//! and a step that makes no sense does nothing, so that any part of a history is a history.
+
+use std::time::Duration;
+
+use crate::rng::Rng;
+
+/// What happens next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Op {
+    /// Time goes by.
+    Wait(Duration),
+    /// A shard's loop goes round.
+    Turn {
+        /// Which shard.
+        shard: u8,
+    },
+    /// A request arrives.
+    Request {
+        /// At this shard.
+        shard: u8,
+        /// For this endpoint.
+        endpoint: u8,
+        /// It is admitted, and then not sent.
+        abandoned: bool,
+    },
+    /// The answer to a request in flight arrives, or it fails.
+    Finish {
+        /// Which of them.
+        which: u8,
+        /// 32 bits that decide how it ends.
+        luck: u32,
+    },
+    /// A waiting request gives up.
+    Cancel {
+        /// Which of them.
+        which: u8,
+    },
+    /// A connection is opened.
+    Connect {
+        /// By this shard.
+        shard: u8,
+        /// To this endpoint.
+        endpoint: u8,
+    },
+    /// A connection is closed.
+    Disconnect {
+        /// Which of them.
+        which: u8,
+    },
+    /// A retry begins.
+    Retry {
+        /// At this shard.
+        shard: u8,
+        /// To this cluster.
+        cluster: u8,
+    },
+    /// A retry ends.
+    EndRetry {
+        /// Which of them.
+        which: u8,
+    },
+    /// A shard stands still.
+    Stall {
+        /// Which.
+        shard: u8,
+        /// For so long.
+        time: Duration,
+    },
+    /// An endpoint stops answering.
+    Kill {
+        /// Which.
+        endpoint: u8,
+    },
+    /// It answers again.
+    Revive {
+        /// Which.
+        endpoint: u8,
+    },
+    /// A new plan: an endpoint comes or goes, a limit is set.
+    Plan {
+        /// Bits that decide what changes.
+        change: u32,
+    },
+    /// An operator overrides a breaker, or releases it.
+    Override {
+        /// Of which endpoint.
+        endpoint: u8,
+        /// Bits that decide how.
+        wanted: u8,
+    },
+}
+
+impl Op {
+    /// A history of so many steps.
+    pub fn history(seed: u64, steps: u32) -> Vec<Op> {
+        // Another sequence than the world's own fates.
+        let mut rng = Rng::new(seed ^ 0x6f75_7472_6967_6765);
+        (0..steps).map(|_| Op::draw(&mut rng)).collect()
+    }
+
+    fn draw(rng: &mut Rng) -> Op {
+        let bits = rng.bits();
+        let (a, b) = ((bits >> 8) as u8, (bits >> 16) as u8);
+        let word = (bits >> 32) as u32;
+        match bits as u8 {
+            0..60 => Op::Turn { shard: a },
+            60..130 => Op::Request { shard: a, endpoint: b, abandoned: word % 32 == 0 },
+            130..175 => Op::Finish { which: a, luck: word },
+            175..180 => Op::Cancel { which: a },
+            180..188 => Op::Connect { shard: a, endpoint: b },
+            188..193 => Op::Disconnect { which: a },
+            193..197 => Op::Retry { shard: a, cluster: b },
+            197..201 => Op::EndRetry { which: a },
+            201..204 => {
+                Op::Stall { shard: a, time: Duration::from_micros(u64::from(word) % 150_000) }
+            }
+            204..208 => Op::Kill { endpoint: a },
+            208..212 => Op::Revive { endpoint: a },
+            212..214 => Op::Plan { change: word },
+            214..216 => Op::Override { endpoint: a, wanted: b },
+            216..=255 => Op::Wait(Duration::from_micros(match a {
+                0..160 => u64::from(word) % 2_000,
+                160..230 => u64::from(word) % 20_000,
+                230..=255 => u64::from(word) % 250_000,
+            })),
+        }
+    }
+}

@@ -1,0 +1,995 @@
+//! The world: shards, the wires between them, a clock, clients and servers, and what is true.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::check::Checker;
+use super::{Fault, Op, Tally};
+use crate::breaker::{self, Epoch, Outcome, Override, Phase};
+use crate::reconcile::{
+    ClusterId, ClusterLimits, ClusterSpec, EndpointId, EndpointLimits, EndpointSlot, EndpointSpec,
+    Event, FLUSH_INTERVAL, Message, PlanSpec, Reconciler, Refusal, Role, Rollout, ShardId, Step,
+    Ticket, UNLIMITED, Waiter, home_of,
+};
+use crate::rng::Rng;
+use crate::time::Nanos;
+
+/// Flush intervals in which a healed world must agree.
+const INTERVALS_TO_CONVERGE: u32 = 20;
+
+/// In a healed world a loop goes round this often, if it has a reason to.
+const TURN: Duration = Duration::from_micros(500);
+
+/// Time in which every endpoint that answers must be closed again, given requests: some open times
+/// at their longest, and as many ramps.
+const RECOVERY: Duration = Duration::from_secs(8);
+
+/// Places for endpoints in the world's plans; which of them are taken changes.
+const PLACES: usize = 5;
+
+/// The second cluster's place; it is smaller.
+const SECOND: usize = 3;
+
+/// How the wires treat a seed's messages.
+#[derive(Debug, Clone, Copy)]
+struct Weather {
+    /// Of 256.
+    lost: u8,
+    /// Of 256.
+    repeated: u8,
+    delay_max: Duration,
+    /// Whether messages of one sender may overtake each other.
+    reorders: bool,
+}
+
+/// One shard, and what only it knows.
+pub(super) struct Node {
+    pub reconciler: Reconciler,
+    /// When it last looked at the clock.
+    pub clock: Nanos,
+    pub stalled_until: Nanos,
+    /// The plan that it serves by.
+    pub plan: Arc<PlanSpec>,
+    /// On the way to it, by time of arrival.
+    wires: Vec<VecDeque<(Nanos, Message)>>,
+    /// Steps of rollouts on the way to it.
+    steps: VecDeque<(Nanos, Step)>,
+}
+
+/// A request that is waiting or in flight.
+pub(super) enum Request {
+    Waiting { shard: usize, endpoint: EndpointId, waiter: Waiter },
+    InFlight(InFlight),
+}
+
+/// A request at its endpoint.
+pub(super) struct InFlight {
+    pub shard: usize,
+    pub endpoint: EndpointId,
+    pub cluster: ClusterId,
+    pub ticket: Ticket,
+    /// When a probe must be ended.
+    pub end: Nanos,
+}
+
+/// A retry that waits or runs, or a connection.
+pub(super) struct Held {
+    pub shard: usize,
+    pub cluster: ClusterId,
+    pub endpoint: Option<EndpointId>,
+    pub slot: Option<EndpointSlot>,
+    pub waiter: Option<Waiter>,
+}
+
+/// A place for an endpoint in the plans.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Who has it now.
+    id: Option<EndpointId>,
+    limits: EndpointLimits,
+}
+
+/// All there is.
+pub struct World {
+    pub(super) now: Nanos,
+    fates: Rng,
+    weather: Weather,
+    pub(super) nodes: Vec<Node>,
+    rollout: Rollout,
+    pub(super) plans: BTreeMap<u64, Arc<PlanSpec>>,
+    generation: u64,
+    places: [Place; PLACES],
+    cluster_ids: [Option<ClusterId>; 2],
+    cluster_limits: [ClusterLimits; 2],
+    settings: breaker::Settings,
+    endpoints_end: u32,
+    clusters_end: u32,
+    pub(super) dead: Vec<EndpointId>,
+    overrides: u64,
+    requests: BTreeMap<u64, Request>,
+    connections: BTreeMap<u64, Held>,
+    retries: BTreeMap<u64, Held>,
+    tokens: u64,
+    pub(super) checker: Checker,
+    tally: Tally,
+}
+
+impl World {
+    /// As it begins: one plan, on all shards.
+    pub fn new(seed: u64, shards: Option<u16>) -> World {
+        let mut fates = Rng::new(seed);
+        let shards = shards.unwrap_or(1 + fates.below(5) as u16);
+        let weather = Weather {
+            lost: [0, 8, 40, 100][fates.below(4) as usize],
+            repeated: [0, 8, 40][fates.below(3) as usize],
+            delay_max: Duration::from_micros([50, 1_000, 10_000, 60_000][fates.below(4) as usize]),
+            reorders: fates.below(2) == 0,
+        };
+        let settings = breaker::Settings {
+            failures_in_a_row: [2, 3, 5][fates.below(3) as usize],
+            requests_min: 6,
+            window: Duration::from_millis(500),
+            open_for: Duration::from_millis(100),
+            open_for_max: Duration::from_millis(400),
+            probes: 1 + fates.below(2) as u32,
+            permit_use_within: Duration::from_millis(20),
+            probe_timeout: Duration::from_millis(60),
+            ramp: Duration::from_millis(100),
+            ..breaker::Settings::default()
+        };
+        let empty = Arc::new(PlanSpec {
+            generation: 0,
+            clusters: Vec::new(),
+            clusters_end: ClusterId(0),
+            endpoints_end: EndpointId(0),
+        });
+        let node = |id| Node {
+            reconciler: Reconciler::new(ShardId(id), shards),
+            clock: Nanos(0),
+            stalled_until: Nanos(0),
+            plan: empty.clone(),
+            wires: (0..shards).map(|_| VecDeque::new()).collect(),
+            steps: VecDeque::new(),
+        };
+        let mut world = World {
+            // Not at zero: a time of zero means "never" here and there.
+            now: Nanos(1_000_000_000),
+            weather,
+            nodes: (0..shards).map(node).collect(),
+            rollout: Rollout::new(shards),
+            plans: BTreeMap::new(),
+            generation: 0,
+            places: [Place { id: None, limits: EndpointLimits::default() }; PLACES],
+            cluster_ids: [None; 2],
+            cluster_limits: [ClusterLimits::default(); 2],
+            settings,
+            endpoints_end: 0,
+            clusters_end: 0,
+            dead: Vec::new(),
+            overrides: 0,
+            requests: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            tokens: 0,
+            checker: Checker::new(shards, settings),
+            tally: Tally::default(),
+            fates,
+        };
+        world.cluster_ids = [Some(world.new_cluster()), Some(world.new_cluster())];
+        for cluster in 0..2 {
+            world.cluster_limits[cluster] = ClusterLimits {
+                requests_max: world.draw_limit(),
+                connections_max: world.draw_limit(),
+                pending_max: 8,
+                retries_max: 1 + world.fates.below(3),
+            };
+        }
+        for place in [0, 1, 2, SECOND] {
+            world.fill(place);
+        }
+        let plan = world.make_plan();
+        for node in &mut world.nodes {
+            node.reconciler.prepare(&plan);
+            node.reconciler.activate(plan.generation, Nanos(1));
+            node.plan = plan.clone();
+        }
+        world.plans.insert(plan.generation, plan.clone());
+        let _ = world.rollout.submit(plan.generation);
+        for shard in 0..shards {
+            let _ = world.rollout.prepared(ShardId(shard), plan.generation);
+        }
+        for shard in 0..shards {
+            let _ = world.rollout.activated(ShardId(shard), plan.generation);
+        }
+        world
+    }
+
+    /// What went on.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Does one step, and checks.
+    ///
+    /// # Errors
+    /// What must never be.
+    pub fn step(&mut self, op: Op) -> Result<(), Fault> {
+        match op {
+            Op::Wait(time) => {
+                self.now = self.now + time;
+                Ok(())
+            }
+            Op::Turn { shard } => self.turn(self.pick(shard)),
+            Op::Request { shard, endpoint, abandoned } => {
+                self.request(self.pick(shard), endpoint, abandoned)
+            }
+            Op::Finish { which, luck } => self.finish_some(which, luck),
+            Op::Cancel { which } => self.cancel_some(which),
+            Op::Connect { shard, endpoint } => self.connect(self.pick(shard), endpoint),
+            Op::Disconnect { which } => self.disconnect_some(which),
+            Op::Retry { shard, cluster } => self.retry(self.pick(shard), cluster),
+            Op::EndRetry { which } => self.end_retry_some(which),
+            Op::Stall { shard, time } => {
+                let shard = self.pick(shard);
+                self.nodes[shard].stalled_until = self.now + time;
+                Ok(())
+            }
+            Op::Kill { endpoint } => {
+                if let Some(id) = self.places[usize::from(endpoint) % PLACES].id {
+                    self.dead.push(id);
+                }
+                Ok(())
+            }
+            Op::Revive { endpoint } => {
+                let id = self.places[usize::from(endpoint) % PLACES].id;
+                self.dead.retain(|dead| Some(*dead) != id);
+                Ok(())
+            }
+            Op::Plan { change } => self.change_plan(change),
+            Op::Override { endpoint, wanted } => {
+                let wanted = match wanted % 4 {
+                    0 => Override::ForceOpen,
+                    1 => Override::ForceClosed,
+                    _ => Override::Release,
+                };
+                self.override_some(usize::from(endpoint) % PLACES, wanted)
+            }
+        }
+    }
+
+    fn pick(&self, shard: u8) -> usize {
+        usize::from(shard) % self.nodes.len()
+    }
+
+    // ---- Shards -------------------------------------------------------------------------------
+
+    /// A loop goes round: the clock is read, messages, timers, then what comes of it is sent.
+    fn turn(&mut self, shard: usize) -> Result<(), Fault> {
+        if self.nodes[shard].stalled_until > self.now {
+            return Ok(());
+        }
+        self.nodes[shard].clock = self.now;
+        self.take_steps(shard)?;
+        for (from, message) in self.arrived(shard) {
+            self.nodes[shard].reconciler.receive(ShardId(from as u16), message, self.now);
+            self.after(shard)?;
+        }
+        self.nodes[shard].reconciler.turn(self.now);
+        self.after(shard)?;
+        self.end_probes(shard)
+    }
+
+    /// What has arrived, in the order of arrival over all wires.
+    fn arrived(&mut self, shard: usize) -> Vec<(usize, Message)> {
+        let now = self.now;
+        let mut all = Vec::new();
+        for (from, wire) in self.nodes[shard].wires.iter_mut().enumerate() {
+            if self.weather.reorders {
+                let mut place = 0;
+                while place < wire.len() {
+                    if wire[place].0 <= now {
+                        all.extend(wire.remove(place).map(|(due, message)| (due, from, message)));
+                    } else {
+                        place += 1;
+                    }
+                }
+            } else {
+                while wire.front().is_some_and(|(due, _)| *due <= now) {
+                    all.extend(wire.pop_front().map(|(due, message)| (due, from, message)));
+                }
+            }
+        }
+        all.sort_by_key(|(due, from, _)| (*due, *from));
+        all.into_iter().map(|(_, from, message)| (from, message)).collect()
+    }
+
+    /// After each call: events are acted on, messages leave, everything is checked.
+    fn after(&mut self, shard: usize) -> Result<(), Fault> {
+        while let Some(event) = self.nodes[shard].reconciler.next_event() {
+            self.act(shard, event)?;
+        }
+        let clock = self.nodes[shard].clock;
+        while let Some((to, message)) = self.nodes[shard].reconciler.outgoing(clock) {
+            self.send(shard, usize::from(to.0), message);
+        }
+        self.check(shard)
+    }
+
+    fn send(&mut self, from: usize, to: usize, message: Message) {
+        self.tally.messages += 1;
+        let fate = self.fates.bits();
+        let delay = |bits: u64| {
+            let micros = self.weather.delay_max.as_micros() as u64;
+            Duration::from_micros(bits % (micros + 1))
+        };
+        let due = self.now + delay(fate >> 24);
+        let wire = &mut self.nodes[to].wires[from];
+        if (fate as u8) >= self.weather.lost {
+            wire.push_back((due, message));
+        } else {
+            self.tally.lost += 1;
+        }
+        if ((fate >> 8) as u8) < self.weather.repeated {
+            // The repetition may come very late.
+            wire.push_back((due + delay(fate >> 40) * 8, message));
+        }
+    }
+
+    fn act(&mut self, shard: usize, event: Event) -> Result<(), Fault> {
+        let now = self.nodes[shard].clock;
+        match event {
+            Event::Admitted { token, ticket } => match self.requests.remove(&token) {
+                Some(Request::Waiting { endpoint, .. }) => {
+                    self.admitted(shard, token, endpoint, ticket)
+                }
+                _ => Err(Fault::Safety(format!("{token} was admitted and does not wait"))),
+            },
+            Event::Elsewhere { token } => {
+                if self.requests.remove(&token).is_none()
+                    && self.connections.remove(&token).is_none()
+                {
+                    return Err(Fault::Safety(format!("{token} is sent away and does not wait")));
+                }
+                Ok(())
+            }
+            Event::Connect { token, endpoint } => {
+                if let Some(held) = self.connections.get_mut(&token) {
+                    held.waiter = None;
+                    held.slot = Some(endpoint);
+                    return Ok(());
+                }
+                Err(Fault::Safety(format!("{token} may connect and does not wait")))
+            }
+            Event::RetryGranted { token } => {
+                if let Some(held) = self.retries.get_mut(&token) {
+                    held.waiter = None;
+                    self.tally.retries += 1;
+                }
+                Ok(())
+            }
+            Event::CloseIdle { .. } => {
+                // Every connection of this world is idle.
+                loop {
+                    let reconciler = &self.nodes[shard].reconciler;
+                    let owed = self.connections.iter().find_map(|(token, held)| {
+                        let is_owed = |slot: &EndpointSlot| reconciler.connections_owed(*slot) > 0;
+                        let slot = held.slot.filter(is_owed)?;
+                        (held.shard == shard && held.waiter.is_none()).then_some((*token, slot))
+                    });
+                    let Some((token, slot)) = owed else { return Ok(()) };
+                    self.connections.remove(&token);
+                    self.nodes[shard].reconciler.close_connection(slot, now);
+                }
+            }
+            Event::Transition { endpoint, epoch, phase } => {
+                self.tally.transitions += 1;
+                self.checker.transition(endpoint, epoch, phase, now)
+            }
+            Event::TripRefused { .. } => {
+                self.tally.trips_refused += 1;
+                Ok(())
+            }
+            Event::OverrideApplied { endpoint, generation } => {
+                self.tally.overrides += 1;
+                self.override_applied(endpoint, generation)
+            }
+        }
+    }
+
+    /// Every shard must have it.
+    fn override_applied(&mut self, endpoint: EndpointId, generation: u64) -> Result<(), Fault> {
+        let Some(epoch) = self.checker.override_epoch(endpoint, generation) else { return Ok(()) };
+        for (shard, node) in self.nodes.iter().enumerate() {
+            let view = node.reconciler.endpoint(endpoint).and_then(|it| node.reconciler.view(it));
+            if view.is_some_and(|view| view.epoch() < epoch) {
+                return Err(Fault::Safety(format!(
+                    "override {generation} of {endpoint:?} was acknowledged before shard {shard}"
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Probes whose time is over are ended, as their sessions' timers would.
+    fn end_probes(&mut self, shard: usize) -> Result<(), Fault> {
+        let now = self.now;
+        let due: Vec<u64> = self
+            .requests
+            .iter()
+            .filter_map(|(token, request)| match request {
+                Request::InFlight(it) if it.shard == shard && it.end <= now => Some(*token),
+                _ => None,
+            })
+            .collect();
+        due.into_iter().try_for_each(|token| self.finish(token, Outcome::Failure))
+    }
+
+    fn check(&mut self, shard: usize) -> Result<(), Fault> {
+        self.checker.check(shard, &self.nodes, &self.requests, &self.connections, &self.retries)
+    }
+
+    // ---- Requests -----------------------------------------------------------------------------
+
+    /// An endpoint of the plan that the shard serves by.
+    fn endpoint_of(&self, shard: usize, endpoint: u8) -> Option<(EndpointId, ClusterId)> {
+        let plan = &self.nodes[shard].plan;
+        let all: Vec<_> = plan
+            .clusters
+            .iter()
+            .flat_map(|spec| spec.endpoints.iter().map(|it| (it.id, spec.id)))
+            .collect();
+        if all.is_empty() { None } else { Some(all[usize::from(endpoint) % all.len()]) }
+    }
+
+    fn request(&mut self, shard: usize, endpoint: u8, abandoned: bool) -> Result<(), Fault> {
+        if self.nodes[shard].stalled_until > self.now {
+            return Ok(());
+        }
+        self.turn(shard)?;
+        let Some((id, _)) = self.endpoint_of(shard, endpoint) else { return Ok(()) };
+        self.tokens += 1;
+        let token = self.tokens;
+        let now = self.now;
+        let reconciler = &mut self.nodes[shard].reconciler;
+        let Some(slot) = reconciler.endpoint(id) else { return Ok(()) };
+        let waiter = match reconciler.admit(slot, now) {
+            Ok(ticket) => {
+                if abandoned {
+                    reconciler.give_back(ticket, now);
+                    return self.after(shard);
+                }
+                reconciler.deposit(slot, now);
+                return self.admitted(shard, token, id, ticket);
+            }
+            Err(Refusal::NoCredit) => reconciler.wait(slot, token, now),
+            Err(Refusal::NeedsPermit) => reconciler.wait_permit(slot, token, now),
+            Err(_) => return Ok(()),
+        };
+        if let Ok(waiter) = waiter {
+            self.tally.waited += 1;
+            self.requests.insert(token, Request::Waiting { shard, endpoint: id, waiter });
+        }
+        self.after(shard)
+    }
+
+    fn admitted(
+        &mut self,
+        shard: usize,
+        token: u64,
+        endpoint: EndpointId,
+        ticket: Ticket,
+    ) -> Result<(), Fault> {
+        self.tally.admitted += 1;
+        let view = self.nodes[shard].reconciler.view(ticket.endpoint);
+        let mut end = Nanos::NEVER;
+        if ticket.pass.probe.is_some() {
+            self.tally.probes += 1;
+            end = view.and_then(|view| view.permit()).map_or(Nanos::NEVER, |(it, _)| it.end);
+            self.checker.probe_sent(endpoint, ticket.pass.epoch)?;
+        }
+        let plan = &self.nodes[shard].plan;
+        let cluster = plan
+            .clusters
+            .iter()
+            .find(|spec| spec.endpoints.iter().any(|it| it.id == endpoint))
+            .map_or(ClusterId(u32::MAX), |spec| spec.id);
+        let request = InFlight { shard, endpoint, cluster, ticket, end };
+        self.requests.insert(token, Request::InFlight(request));
+        self.check(shard)
+    }
+
+    fn finish_some(&mut self, which: u8, luck: u32) -> Result<(), Fault> {
+        let flying: Vec<u64> = self
+            .requests
+            .iter()
+            .filter(|(_, request)| match request {
+                Request::InFlight(it) => self.nodes[it.shard].stalled_until <= self.now,
+                Request::Waiting { .. } => false,
+            })
+            .map(|(token, _)| *token)
+            .collect();
+        if flying.is_empty() {
+            return Ok(());
+        }
+        let token = flying[usize::from(which) % flying.len()];
+        let Some(Request::InFlight(request)) = self.requests.get(&token) else { return Ok(()) };
+        let outcome = match luck % 100 {
+            0..3 => Outcome::Neutral,
+            3..93 if self.dead.contains(&request.endpoint) => Outcome::Failure,
+            93..97 => Outcome::Failure,
+            _ => Outcome::Success,
+        };
+        self.finish(token, outcome)
+    }
+
+    fn finish(&mut self, token: u64, outcome: Outcome) -> Result<(), Fault> {
+        let Some(Request::InFlight(request)) = self.requests.remove(&token) else { return Ok(()) };
+        let InFlight { shard, endpoint, ticket, end, .. } = request;
+        // Its task runs in a turn of its shard, which begins with the messages.
+        let node = &mut self.nodes[shard];
+        node.clock = self.now;
+        let counted_in = node.reconciler.view(ticket.endpoint).map(|view| view.epoch());
+        let (pass, now) = (ticket.pass, self.now);
+        node.reconciler.complete(ticket, outcome, Duration::ZERO, now);
+        let in_time = now < end;
+        self.checker.finished(shard, endpoint, pass, outcome, in_time, counted_in);
+        self.after(shard)
+    }
+
+    fn cancel_some(&mut self, which: u8) -> Result<(), Fault> {
+        let waiting: Vec<(u64, usize, Waiter)> = self
+            .requests
+            .iter()
+            .filter_map(|(token, request)| match request {
+                Request::Waiting { shard, waiter, .. } => Some((*token, *shard, *waiter)),
+                Request::InFlight(_) => None,
+            })
+            .filter(|(_, shard, _)| self.nodes[*shard].stalled_until <= self.now)
+            .collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let (token, shard, waiter) = waiting[usize::from(which) % waiting.len()];
+        self.nodes[shard].clock = self.now;
+        if !self.nodes[shard].reconciler.cancel(waiter, self.now) {
+            return Err(Fault::Safety(format!("{token} waits and cannot be cancelled")));
+        }
+        self.requests.remove(&token);
+        self.after(shard)
+    }
+
+    fn connect(&mut self, shard: usize, endpoint: u8) -> Result<(), Fault> {
+        if self.nodes[shard].stalled_until > self.now {
+            return Ok(());
+        }
+        self.turn(shard)?;
+        let Some((id, cluster)) = self.endpoint_of(shard, endpoint) else { return Ok(()) };
+        self.tokens += 1;
+        let (token, now) = (self.tokens, self.now);
+        let reconciler = &mut self.nodes[shard].reconciler;
+        let Some(slot) = reconciler.endpoint(id) else { return Ok(()) };
+        let mut held = Held { shard, cluster, endpoint: Some(id), slot: Some(slot), waiter: None };
+        match reconciler.open_connection(slot) {
+            Ok(()) => {}
+            Err(Refusal::NoCredit) => match reconciler.wait_connection(slot, token, now) {
+                Ok(waiter) => held.waiter = Some(waiter),
+                Err(_) => return Ok(()),
+            },
+            Err(_) => return Ok(()),
+        }
+        self.connections.insert(token, held);
+        self.after(shard)
+    }
+
+    fn disconnect_some(&mut self, which: u8) -> Result<(), Fault> {
+        let open: Vec<u64> = self.connections.keys().copied().collect();
+        if open.is_empty() {
+            return Ok(());
+        }
+        let token = open[usize::from(which) % open.len()];
+        self.disconnect(token)
+    }
+
+    fn disconnect(&mut self, token: u64) -> Result<(), Fault> {
+        let Some(held) = self.connections.get(&token) else { return Ok(()) };
+        let shard = held.shard;
+        if self.nodes[shard].stalled_until > self.now {
+            return Ok(());
+        }
+        let Some(held) = self.connections.remove(&token) else { return Ok(()) };
+        self.nodes[shard].clock = self.now;
+        let reconciler = &mut self.nodes[shard].reconciler;
+        match (held.waiter, held.slot) {
+            (Some(waiter), _) => {
+                reconciler.cancel(waiter, self.now);
+            }
+            (None, Some(slot)) => reconciler.close_connection(slot, self.now),
+            (None, None) => {}
+        }
+        self.after(shard)
+    }
+
+    fn retry(&mut self, shard: usize, cluster: u8) -> Result<(), Fault> {
+        if self.nodes[shard].stalled_until > self.now {
+            return Ok(());
+        }
+        self.turn(shard)?;
+        let plan = &self.nodes[shard].plan;
+        let Some(cluster) = plan
+            .clusters
+            .get(usize::from(cluster) % plan.clusters.len().max(1))
+            .map(|spec| spec.id)
+        else {
+            return Ok(());
+        };
+        self.tokens += 1;
+        let (token, now) = (self.tokens, self.now);
+        let reconciler = &mut self.nodes[shard].reconciler;
+        let Some(slot) = reconciler.cluster(cluster) else { return Ok(()) };
+        let mut held = Held { shard, cluster, endpoint: None, slot: None, waiter: None };
+        match reconciler.begin_retry(slot, now) {
+            Ok(()) => self.tally.retries += 1,
+            Err(_) => held.waiter = Some(reconciler.wait_retry(slot, token, now)),
+        }
+        self.retries.insert(token, held);
+        self.after(shard)
+    }
+
+    fn end_retry_some(&mut self, which: u8) -> Result<(), Fault> {
+        let all: Vec<u64> = self.retries.keys().copied().collect();
+        if all.is_empty() {
+            return Ok(());
+        }
+        self.end_retry(all[usize::from(which) % all.len()])
+    }
+
+    fn end_retry(&mut self, token: u64) -> Result<(), Fault> {
+        let Some(held) = self.retries.get(&token) else { return Ok(()) };
+        let (shard, cluster, waiter) = (held.shard, held.cluster, held.waiter);
+        if self.nodes[shard].stalled_until > self.now {
+            return Ok(());
+        }
+        self.retries.remove(&token);
+        self.nodes[shard].clock = self.now;
+        let reconciler = &mut self.nodes[shard].reconciler;
+        match waiter {
+            Some(waiter) => {
+                reconciler.cancel(waiter, self.now);
+            }
+            None => {
+                let Some(slot) = reconciler.cluster(cluster) else {
+                    return Err(Fault::Safety(format!(
+                        "{cluster:?} left before its retry {token}"
+                    )));
+                };
+                reconciler.end_retry(slot, self.now);
+            }
+        }
+        self.after(shard)
+    }
+
+    // ---- Plans --------------------------------------------------------------------------------
+
+    fn new_cluster(&mut self) -> ClusterId {
+        self.clusters_end += 1;
+        ClusterId(self.clusters_end - 1)
+    }
+
+    /// A new endpoint: never the one that was there before.
+    fn fill(&mut self, place: usize) {
+        self.endpoints_end += 1;
+        let limits = EndpointLimits {
+            requests_max: self.draw_limit(),
+            connections_max: self.draw_limit(),
+            pending_max: UNLIMITED,
+        };
+        self.places[place] = Place { id: Some(EndpointId(self.endpoints_end - 1)), limits };
+    }
+
+    fn draw_limit(&mut self) -> u64 {
+        [1, 2, 3, 7, 20, UNLIMITED][self.fates.below(6) as usize]
+    }
+
+    fn make_plan(&mut self) -> Arc<PlanSpec> {
+        self.generation += 1;
+        let mut clusters = Vec::new();
+        for (index, id) in self.cluster_ids.iter().enumerate() {
+            let Some(id) = id else { continue };
+            let places = if index == 0 { 0..SECOND } else { SECOND..PLACES };
+            let endpoints = self.places[places]
+                .iter()
+                .filter_map(|place| {
+                    let (id, limits) = (place.id?, place.limits);
+                    Some(EndpointSpec { id, role: Role::Endpoint, limits })
+                })
+                .collect();
+            clusters.push(ClusterSpec {
+                limits: self.cluster_limits[index],
+                breaker: self.settings,
+                endpoints,
+                ..ClusterSpec::new(*id)
+            });
+        }
+        Arc::new(PlanSpec {
+            generation: self.generation,
+            clusters,
+            clusters_end: ClusterId(self.clusters_end),
+            endpoints_end: EndpointId(self.endpoints_end),
+        })
+    }
+
+    fn change_plan(&mut self, change: u32) -> Result<(), Fault> {
+        let place = (change >> 8) as usize % PLACES;
+        let cluster = usize::from(place >= SECOND);
+        match change % 8 {
+            0 | 1 => match self.places[place].id {
+                Some(_) => self.places[place].id = None,
+                None => self.fill(place),
+            },
+            2 => self.fill(place), // The same address, in a new incarnation.
+            3 => self.places[place].limits.requests_max = self.draw_limit(),
+            4 => self.places[place].limits.connections_max = self.draw_limit(),
+            5 => self.cluster_limits[cluster].requests_max = self.draw_limit(),
+            6 => self.cluster_limits[cluster].connections_max = self.draw_limit(),
+            _ => match self.cluster_ids[1] {
+                Some(_) => {
+                    self.cluster_ids[1] = None;
+                    self.places[SECOND..].iter_mut().for_each(|place| place.id = None);
+                }
+                None => {
+                    self.cluster_ids[1] = Some(self.new_cluster());
+                    self.fill(SECOND);
+                }
+            },
+        }
+        let plan = self.make_plan();
+        self.plans.insert(plan.generation, plan.clone());
+        let step = self.rollout.submit(plan.generation);
+        self.tell(step);
+        Ok(())
+    }
+
+    fn tell(&mut self, step: Option<Step>) {
+        let Some(step) = step else { return };
+        for shard in 0..self.nodes.len() {
+            self.tell_one(shard, step);
+        }
+    }
+
+    fn tell_one(&mut self, shard: usize, step: Step) {
+        let micros = self.weather.delay_max.as_micros() as u64;
+        let due = self.now + Duration::from_micros(self.fates.below(micros + 1));
+        self.nodes[shard].steps.push_back((due, step));
+    }
+
+    fn take_steps(&mut self, shard: usize) -> Result<(), Fault> {
+        while self.nodes[shard].steps.front().is_some_and(|(due, _)| *due <= self.now) {
+            let Some((_, step)) = self.nodes[shard].steps.pop_front() else { break };
+            let node = &mut self.nodes[shard];
+            let next = match step {
+                Step::Prepare(generation) => {
+                    node.reconciler.prepare(&self.plans[&generation]);
+                    self.rollout.prepared(ShardId(shard as u16), generation)
+                }
+                Step::Activate(generation) => {
+                    if node.reconciler.activate(generation, self.now) {
+                        node.plan = self.plans[&generation].clone();
+                    }
+                    self.after(shard)?;
+                    let next = self.rollout.activated(ShardId(shard as u16), generation);
+                    self.tally.plans += u64::from(next != Some(step) && self.has_settled_plan());
+                    next
+                }
+            };
+            self.tell(next);
+        }
+        Ok(())
+    }
+
+    fn has_settled_plan(&self) -> bool {
+        self.rollout
+            .undone()
+            .is_none_or(|(step, shards)| matches!(step, Step::Activate(_)) && shards.is_empty())
+    }
+
+    fn override_some(&mut self, place: usize, wanted: Override) -> Result<(), Fault> {
+        let cluster = self.cluster_ids[usize::from(place >= SECOND)];
+        let (Some(id), Some(cluster)) = (self.places[place].id, cluster) else { return Ok(()) };
+        let shard = usize::from(home_of(cluster, self.nodes.len() as u16).0);
+        if self.nodes[shard].stalled_until > self.now {
+            return Ok(());
+        }
+        self.turn(shard)?;
+        self.overrides += 1;
+        let generation = self.overrides;
+        self.checker.overridden(id, wanted, generation);
+        self.nodes[shard].reconciler.override_to(id, wanted, generation, self.now);
+        self.after(shard)
+    }
+
+    // ---- The end ------------------------------------------------------------------------------
+
+    /// The weather clears up, every shard runs, every endpoint answers, no new requests come: in
+    /// 20 flush intervals there must be nothing left to do, and everybody must know the same. Then
+    /// requests come again, and every breaker must close.
+    ///
+    /// # Errors
+    /// What did not come to be, or must never be.
+    pub fn heal(&mut self) -> Result<(), Fault> {
+        self.weather = Weather {
+            lost: 0,
+            repeated: 0,
+            delay_max: Duration::from_micros(200),
+            reorders: false,
+        };
+        self.dead.clear();
+        for node in &mut self.nodes {
+            node.stalled_until = Nanos(0);
+            // What was on its way arrives; a message delayed for ever is a lost one.
+            let soon = self.now + TURN;
+            node.wires.iter_mut().flatten().for_each(|(due, _)| *due = (*due).min(soon));
+            node.steps.iter_mut().for_each(|(due, _)| *due = (*due).min(soon));
+        }
+        let deadline = self.now + FLUSH_INTERVAL * INTERVALS_TO_CONVERGE;
+        while let Some(left) = self.unsettled() {
+            if self.now > deadline {
+                return Err(Fault::Liveness(format!(
+                    "after {INTERVALS_TO_CONVERGE} flush intervals: {left}"
+                )));
+            }
+            self.quiet_round(false)?;
+        }
+        // What wakes nobody is known when everybody has looked once.
+        let deadline = self.now + FLUSH_INTERVAL * INTERVALS_TO_CONVERGE;
+        while let Some(left) = self.disagreement() {
+            if self.now > deadline {
+                return Err(Fault::Liveness(format!("shards do not agree: {left}")));
+            }
+            self.quiet_round(true)?;
+        }
+        self.recover()
+    }
+
+    /// One round of all shards; each runs only if it has a reason: somebody woke it, its own timer,
+    /// or (`all`) for once without one.
+    fn quiet_round(&mut self, all: bool) -> Result<(), Fault> {
+        self.now = self.now + TURN;
+        if let Some((step, shards)) = self.rollout.undone() {
+            for shard in shards {
+                if self.nodes[usize::from(shard.0)].steps.is_empty() {
+                    self.tell_one(usize::from(shard.0), step);
+                }
+            }
+        }
+        for shard in 0..self.nodes.len() {
+            let node = &self.nodes[shard];
+            let woken = node
+                .wires
+                .iter()
+                .any(|wire| wire.iter().any(|(due, it)| *due <= self.now && it.wakes));
+            let single = self.nodes.len() == 1;
+            let stepped = node.steps.front().is_some_and(|(due, _)| *due <= self.now);
+            let due = node.reconciler.next_due() <= self.now;
+            if !(all || woken || due || stepped || single) {
+                continue;
+            }
+            self.turn(shard)?;
+            if all {
+                self.nodes[shard].reconciler.flush(self.now);
+                self.after(shard)?;
+            }
+        }
+        self.let_all_end()
+    }
+
+    /// Everything in flight ends well.
+    fn let_all_end(&mut self) -> Result<(), Fault> {
+        let flying: Vec<u64> = self
+            .requests
+            .iter()
+            .filter(|(_, request)| matches!(request, Request::InFlight(_)))
+            .map(|(token, _)| *token)
+            .collect();
+        for token in flying {
+            self.finish(token, Outcome::Success)?;
+        }
+        let open: Vec<u64> = self.connections.keys().copied().collect();
+        for token in open {
+            if self.connections.get(&token).is_some_and(|held| held.waiter.is_none()) {
+                self.disconnect(token)?;
+            }
+        }
+        // A retry that waits for its budget may wait long: it gives up.
+        let retries: Vec<u64> = self.retries.keys().copied().collect();
+        retries.into_iter().try_for_each(|token| self.end_retry(token))
+    }
+
+    /// What is left to do, if anything.
+    fn unsettled(&self) -> Option<String> {
+        if let Some((token, _)) = self.requests.iter().next() {
+            let kind = match &self.requests[token] {
+                Request::Waiting { shard, endpoint, .. } => {
+                    format!("waits on shard {shard} for {endpoint:?}")
+                }
+                Request::InFlight(_) => "is in flight".into(),
+            };
+            return Some(format!("request {token} {kind}"));
+        }
+        if let Some((token, held)) = self.connections.iter().next() {
+            return Some(format!("connection {token} waits on shard {}", held.shard));
+        }
+        if !self.has_settled_plan() {
+            return Some("a plan is on its way".into());
+        }
+        for (shard, node) in self.nodes.iter().enumerate() {
+            for (_, home) in node.reconciler.homes() {
+                for id in home.endpoints() {
+                    let Some(decided) = home.breaker(id) else { continue };
+                    if decided.permits_outstanding() > 0 {
+                        return Some(format!("a permit of {id:?} is not settled"));
+                    }
+                    for (other, node) in self.nodes.iter().enumerate() {
+                        let slot = node.reconciler.endpoint(id);
+                        let view = slot.and_then(|slot| node.reconciler.view(slot));
+                        let epoch = view.map(|view| view.epoch());
+                        if epoch != Some(decided.epoch()) {
+                            return Some(format!(
+                                "shard {other} has {id:?} in {epoch:?}, its home {shard} in {:?}",
+                                decided.epoch()
+                            ));
+                        }
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// Where shards do not know the same, if anywhere.
+    fn disagreement(&self) -> Option<String> {
+        if let Some(left) = self.unsettled() {
+            return Some(left);
+        }
+        if let Some(shard) = self.nodes.iter().position(|node| !node.reconciler.is_silent()) {
+            return Some(format!("shard {shard} still has something to say"));
+        }
+        self.checker.disagreement(&self.nodes)
+    }
+
+    /// Requests come again, everywhere, and every endpoint answers.
+    fn recover(&mut self) -> Result<(), Fault> {
+        for place in 0..PLACES {
+            self.override_some(place, Override::Release)?;
+        }
+        let deadline = self.now + RECOVERY;
+        let mut round = 0u8;
+        while let Some((endpoint, phase)) = self.not_closed() {
+            if self.now > deadline {
+                return Err(Fault::Liveness(format!(
+                    "{endpoint:?} answers, and is {phase:?} after {RECOVERY:?}"
+                )));
+            }
+            self.now = self.now + Duration::from_millis(4);
+            for shard in 0..self.nodes.len() {
+                self.turn(shard)?;
+                round = round.wrapping_add(1);
+                self.request(shard, round.wrapping_mul(7), false)?;
+            }
+            self.let_all_end()?;
+        }
+        Ok(())
+    }
+
+    fn not_closed(&self) -> Option<(EndpointId, Phase)> {
+        self.nodes
+            .iter()
+            .flat_map(|node| node.reconciler.homes())
+            .flat_map(|(_, home)| home.endpoints().map(move |id| (home, id)))
+            .filter_map(|(home, id)| Some((id, home.breaker(id)?.phase())))
+            .find(|(_, phase)| *phase != Phase::Closed)
+    }
+}
+
+/// The epoch that a shard must have seen before an override counts as applied.
+pub(super) type OverrideEpoch = (u64, Epoch);
