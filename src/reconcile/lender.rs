@@ -126,6 +126,10 @@ pub(super) struct Lender {
     endpoints: BTreeMap<EndpointId, Ledger>,
     asked: BTreeMap<(ShardId, Target), Asked>,
     fifo: VecDeque<(ShardId, Target)>,
+    /// What of the cluster's limit each shard is told to have been granted, when it is told about
+    /// that limit alone: without what comes later, together with an endpoint's. Else a recall that
+    /// overtakes such a pair would tear it apart, and the shard would have to ask again.
+    told: Vec<u64>,
     /// Who is to be told about which limit.
     changed: Vec<(ShardId, Target)>,
 }
@@ -155,6 +159,7 @@ impl Lender {
             endpoints: BTreeMap::new(),
             asked: BTreeMap::new(),
             fifo: VecDeque::new(),
+            told: vec![first_share(limit, shards); shards.into()],
             changed: Vec::new(),
         }
     }
@@ -177,7 +182,16 @@ impl Lender {
         self.asked.retain(|(_, target), _| *target != Some(endpoint));
         self.fifo.retain(|(_, target)| *target != Some(endpoint));
         self.changed.retain(|(_, target)| *target != Some(endpoint));
-        self.changed.extend(self.cluster.shards().map(|shard| (shard, None)));
+        for shard in self.cluster.shards() {
+            self.tell_all(shard);
+        }
+    }
+
+    /// Tells a shard about the cluster's limit, and all that was granted of it.
+    fn tell_all(&mut self, shard: ShardId) {
+        let index = usize::from(shard.0);
+        self.told[index] = self.cluster.accounts[index].granted;
+        self.changed.push((shard, None));
     }
 
     /// A new limit, of the cluster or of an endpoint. Lowering one is itself a recall.
@@ -194,10 +208,13 @@ impl Lender {
             let Some(ledger) = self.ledger_mut(target) else { return };
             let count = PLENTY.saturating_sub(ledger.accounts[usize::from(shard.0)].held());
             ledger.grant(shard, count);
-            if target.is_some() {
-                self.asked.entry((shard, target)).or_default().granted += count;
+            match target {
+                None => self.tell_all(shard),
+                Some(_) => {
+                    self.asked.entry((shard, target)).or_default().granted += count;
+                    self.changed.push((shard, target));
+                }
             }
-            self.changed.push((shard, target));
         }
     }
 
@@ -221,7 +238,8 @@ impl Lender {
     /// Whom to tell what, since the last call.
     pub fn changed(&mut self) -> Vec<(ShardId, Target, Terms)> {
         let mut changed = std::mem::take(&mut self.changed);
-        changed.sort_unstable();
+        // Pairs first: a grant serves who waits before a recall takes it away again.
+        changed.sort_unstable_by(|one, other| other.cmp(one));
         changed.dedup();
         changed
             .into_iter()
@@ -235,7 +253,10 @@ impl Lender {
         Some(Terms {
             granted,
             recalled: self.ledger(target)?.accounts[index].recalled,
-            cluster_granted: self.cluster.accounts[index].granted,
+            cluster_granted: match target {
+                None => self.told[index],
+                Some(_) => self.cluster.accounts[index].granted,
+            },
         })
     }
 
@@ -283,7 +304,10 @@ impl Lender {
             ledger.grant(shard, count);
         }
         self.asked.entry((shard, target)).or_default().granted += count;
-        self.changed.push((shard, target));
+        match target {
+            None => self.tell_all(shard),
+            Some(_) => self.changed.push((shard, target)),
+        }
     }
 
     /// As many as are free of the whole set: what is needed, and while nobody else waits some more,

@@ -65,8 +65,8 @@ impl<T: Copy> Waiters<T> {
     /// To the end of a queue.
     pub fn push(&mut self, queue: &mut Queue, value: T) -> Waiter {
         self.count += 1;
-        let entry =
-            Entry { value: Some(value), number: self.count, previous: queue.tail, next: NONE };
+        let number = self.count;
+        let entry = Entry { value: Some(value), number, previous: NONE, next: NONE };
         let place = if self.free == NONE {
             self.entries.push(entry);
             (self.entries.len() - 1) as u32
@@ -76,13 +76,43 @@ impl<T: Copy> Waiters<T> {
             self.entries[place as usize] = entry;
             place
         };
+        self.link(queue, place);
+        Waiter { place, number }
+    }
+
+    /// From the head of one queue to the end of another, as another value; still the same waiter.
+    pub fn requeue(&mut self, from: &mut Queue, to: &mut Queue, value: T) {
+        let place = from.head;
+        if place == NONE {
+            return;
+        }
+        self.unlink(from, place);
+        self.entries[place as usize].value = Some(value);
+        self.link(to, place);
+    }
+
+    fn link(&mut self, queue: &mut Queue, place: u32) {
+        let entry = &mut self.entries[place as usize];
+        (entry.previous, entry.next) = (queue.tail, NONE);
         match queue.tail {
             NONE => queue.head = place,
             tail => self.entries[tail as usize].next = place,
         }
         queue.tail = place;
         queue.len += 1;
-        Waiter { place, number: self.count }
+    }
+
+    fn unlink(&mut self, queue: &mut Queue, place: u32) {
+        let Entry { previous, next, .. } = self.entries[place as usize];
+        match previous {
+            NONE => queue.head = next,
+            previous => self.entries[previous as usize].next = next,
+        }
+        match next {
+            NONE => queue.tail = previous,
+            next => self.entries[next as usize].previous = previous,
+        }
+        queue.len -= 1;
     }
 
     /// The oldest of a queue, and its number: lower is older, across queues.
@@ -98,6 +128,17 @@ impl<T: Copy> Waiters<T> {
         Some(value)
     }
 
+    /// All that wait in a queue, the oldest first. Allocates: for rare changes of a plan.
+    pub fn all(&self, queue: &Queue) -> Vec<Waiter> {
+        let mut all = Vec::new();
+        let mut place = queue.head;
+        while let Some(entry) = self.entries.get(place as usize) {
+            all.push(Waiter { place, number: entry.number });
+            place = entry.next;
+        }
+        all
+    }
+
     /// What waits there, if it still does.
     pub fn get(&self, waiter: Waiter) -> Option<T> {
         let entry = self.entries.get(waiter.place as usize)?;
@@ -107,19 +148,10 @@ impl<T: Copy> Waiters<T> {
     /// Takes one out of its queue. `None`: it does not wait any more.
     pub fn remove(&mut self, queue: &mut Queue, waiter: Waiter) -> Option<T> {
         let value = self.get(waiter)?;
-        let entry = &mut self.entries[waiter.place as usize];
-        let (previous, next) = (entry.previous, entry.next);
-        *entry = Entry { value: None, number: 0, previous: NONE, next: self.free };
+        self.unlink(queue, waiter.place);
+        self.entries[waiter.place as usize] =
+            Entry { value: None, number: 0, previous: NONE, next: self.free };
         self.free = waiter.place;
-        match previous {
-            NONE => queue.head = next,
-            previous => self.entries[previous as usize].next = next,
-        }
-        match next {
-            NONE => queue.tail = previous,
-            next => self.entries[next as usize].previous = previous,
-        }
-        queue.len -= 1;
         Some(value)
     }
 }
@@ -135,7 +167,7 @@ mod tests {
     proptest! {
         /// Against two ordinary queues.
         #[test]
-        fn behaves_as_ordinary_queues_do(steps in prop::collection::vec((0u8..3, 0usize..2, 0usize..8), 1..200)) {
+        fn behaves_as_ordinary_queues_do(steps in prop::collection::vec((0u8..4, 0usize..2, 0usize..8), 1..200)) {
             let mut waiters = Waiters::default();
             let mut queues = [Queue::default(), Queue::default()];
             let mut model = [VecDeque::new(), VecDeque::new()];
@@ -148,6 +180,14 @@ mod tests {
                     1 => {
                         let expected = model[at].pop_front().map(|(_, value)| value);
                         prop_assert_eq!(waiters.pop(&mut queues[at]), expected);
+                    }
+                    2 => {
+                        let [one, other] = &mut queues;
+                        let (from, to) = if at == 0 { (one, other) } else { (other, one) };
+                        waiters.requeue(from, to, value);
+                        if let Some((waiter, _)) = model[at].pop_front() {
+                            model[1 - at].push_back((waiter, value));
+                        }
                     }
                     _ => {
                         if let Some((waiter, value)) = model[at].remove(which) {

@@ -642,24 +642,18 @@ impl Replica {
         self.kick(slot, Kind::Connections, out);
         for kind in [Kind::Requests, Kind::Connections] {
             let (_, cluster) = pair!(self, slot);
-            let mut others = Queue::default();
-            while let Some(waiting) = self.waiters.pop(&mut cluster.purses[kind as usize].queue) {
+            let queue = &mut cluster.purses[kind as usize].queue;
+            for waiter in self.waiters.all(queue) {
+                let Some(waiting) = self.waiters.get(waiter) else { continue };
                 match waiting.want {
-                    Want::Request(at) | Want::Connection(at) if at == slot => {
-                        out.event(Event::Elsewhere { token: waiting.token });
-                        if let Want::Request(_) = waiting.want {
-                            cluster.pending -= 1;
-                            if let Some(endpoint) = &mut self.endpoints[slot.0 as usize] {
-                                endpoint.pending -= 1;
-                            }
-                        }
-                    }
-                    _ => {
-                        self.waiters.push(&mut others, waiting);
-                    }
+                    Want::Request(at) | Want::Connection(at) if at == slot => {}
+                    _ => continue,
                 }
+                let (_, cluster) = pair!(self, slot);
+                self.waiters.remove(&mut cluster.purses[kind as usize].queue, waiter);
+                out.event(Event::Elsewhere { token: waiting.token });
+                self.no_longer_pending(waiting.want);
             }
-            cluster.purses[kind as usize].queue = others;
         }
     }
 
@@ -937,22 +931,31 @@ impl Replica {
             return true;
         }
         out.due_at(permit.use_by);
-        let Some(waiting) = self.waiters.pop(&mut endpoint.permit_queue) else { return true };
-        let own = &mut endpoint.purses[Kind::Requests as usize].purse;
-        let shared = &mut cluster.purses[Kind::Requests as usize].purse;
-        if own.free() > 0 && shared.free() > 0 {
-            own.take();
-            shared.take();
+        let Some((waiting, _)) = self.waiters.front(&endpoint.permit_queue) else { return true };
+        let kind = Kind::Requests;
+        let own = &mut endpoint.purses[kind as usize];
+        let shared = &mut cluster.purses[kind as usize];
+        if own.purse.free() > 0 && shared.purse.free() > 0 {
+            own.purse.take();
+            shared.purse.take();
             cluster.pending -= 1;
             endpoint.pending -= 1;
+            self.waiters.pop(&mut endpoint.permit_queue);
             let ticket = Ticket { endpoint: slot, pass: endpoint.view.take() };
             out.event(Event::Admitted { token: waiting.token, ticket });
-        } else {
-            // The permit waits for a credit, until its time is over.
-            self.line_up(Kind::Requests, slot, waiting.token, Want::Request(slot), now, out);
+            return true;
         }
-        // The others wait in vain: one permit is out, and it is not theirs. But when it is
-        // settled, there may be another.
+        // The permit waits for a credit, until its time is over.
+        let at = endpoint.cluster;
+        let want = Want::Request(slot);
+        if own.is_limited || own.purse.free() == 0 {
+            let waiting = Waiting { want, line: Line::Endpoint(kind, slot), ..waiting };
+            self.waiters.requeue(&mut endpoint.permit_queue, &mut own.queue, waiting);
+        } else {
+            let waiting = Waiting { want, line: Line::Cluster(kind, at), ..waiting };
+            self.waiters.requeue(&mut endpoint.permit_queue, &mut shared.queue, waiting);
+        }
+        self.serve(kind, at, Some(slot), now, out);
         true
     }
 
@@ -1104,8 +1107,9 @@ impl Cluster {
     /// As many as wait, beyond what was granted; an ask that stands is not repeated.
     fn want_credits(&mut self, kind: Kind, out: &mut Out) {
         let shared = &mut self.purses[kind as usize];
-        let wanted = shared.granted + u64::from(shared.queue.len());
-        if wanted > shared.wanted {
+        let missing = u64::from(shared.queue.len()).saturating_sub(shared.purse.free());
+        let wanted = shared.granted + missing;
+        if missing > 0 && wanted > shared.wanted {
             shared.wanted = wanted;
             self.tell_credits(kind, true, out);
         }

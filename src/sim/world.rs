@@ -460,7 +460,8 @@ impl World {
                     return self.after(shard);
                 }
                 reconciler.deposit(slot, now);
-                return self.admitted(shard, token, id, ticket);
+                self.admitted(shard, token, id, ticket)?;
+                return self.after(shard);
             }
             Err(Refusal::NoCredit) => reconciler.wait(slot, token, now),
             Err(Refusal::NeedsPermit) => reconciler.wait_permit(slot, token, now),
@@ -496,7 +497,7 @@ impl World {
             .map_or(ClusterId(u32::MAX), |spec| spec.id);
         let request = InFlight { shard, endpoint, cluster, ticket, end };
         self.requests.insert(token, Request::InFlight(request));
-        self.check(shard)
+        Ok(())
     }
 
     fn finish_some(&mut self, which: u8, luck: u32) -> Result<(), Fault> {
