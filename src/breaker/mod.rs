@@ -71,8 +71,9 @@ pub struct Settings {
     pub probes: u32,
     /// How long a request waits for a permit before it looks elsewhere. Default 1 ms.
     pub permit_wait: Duration,
-    /// A permit that is not used within this goes back. Default 100 ms: some flush intervals, and
-    /// short enough that a shard without requests does not hold up the others.
+    /// A permit that is not used within this goes back. Default 1 s: a request that has a permit
+    /// may still have to wait for a credit, and if it never came that far in time, a cluster at
+    /// its limit would never get the endpoint back that it misses.
     pub permit_use_within: Duration,
     /// A probe is ended after this (counted from the last moment at which it could be sent), as a
     /// failure. Default 5 s, as a connect timeout.
@@ -94,7 +95,7 @@ impl Default for Settings {
             open_for_max: Duration::from_secs(300),
             probes: 1,
             permit_wait: Duration::from_millis(1),
-            permit_use_within: Duration::from_millis(100),
+            permit_use_within: Duration::from_secs(1),
             probe_timeout: Duration::from_secs(5),
             ramp: Duration::from_secs(10),
         }

@@ -182,7 +182,8 @@ impl View {
 
     /// The home's newest word. `true`: it is news.
     pub fn apply(&mut self, epoch: Epoch, phase: Phase) -> bool {
-        if epoch <= self.report.epoch {
+        let is_old = epoch <= self.report.epoch && !mutation::is_on(Mutation::OldEpochApplied);
+        if is_old || epoch == self.report.epoch {
             return false;
         }
         self.phase = phase;
@@ -223,7 +224,7 @@ impl View {
     /// A permit arrives. `true`: a request may use it. If not, it was seen before, or goes back
     /// at once: see [`View::settled`].
     pub fn accept(&mut self, permit: Permit, now: Nanos) -> bool {
-        if permit.serial <= self.serial {
+        if permit.serial <= self.serial && !mutation::is_on(Mutation::PermitAcceptedTwice) {
             return false;
         }
         self.serial = permit.serial;

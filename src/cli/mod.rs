@@ -19,6 +19,8 @@ mod run;
 
 mod schema;
 
+mod sim;
+
 mod version;
 
 pub use run::Options;
@@ -91,6 +93,12 @@ enum Command {
     PrintConfig(ConfigArgs),
     /// Print the JSON Schema of the configuration
     Schema,
+    /// Torture the protocol between the shards in a simulated world
+    ///
+    /// The real code, a virtual clock, messages that are lost, late, repeated and reordered, shards
+    /// that stall, plans that change, endpoints that die. Exits 1 if anything that is promised does
+    /// not hold, and prints the seed and the shortest history found.
+    Sim(SimArgs),
     /// Print completions for a shell
     Completions {
         /// The shell to complete for
@@ -140,6 +148,27 @@ struct RunArgs {
     drain_time_s: Option<u64>,
 }
 
+#[derive(Debug, Clone, Copy, Args)]
+struct SimArgs {
+    /// The seed, or the first of them; the same seed gives the same history
+    #[arg(long, value_name = "N", default_value_t = 0, env = "OUTRIGGER_SEED")]
+    seed: u64,
+    /// So many seeds
+    #[arg(long, value_name = "N", default_value_t = 1, env = "OUTRIGGER_SEEDS")]
+    seeds: u64,
+    /// So many shards; else 1 to 5, by the seed
+    #[arg(long, value_name = "N", env = "OUTRIGGER_SHARDS")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=i64::from(SHARDS_MAX)))]
+    shards: Option<u16>,
+    /// Steps of chaos for each seed, before the world heals
+    #[arg(long, value_name = "N", default_value_t = 250, env = "OUTRIGGER_STEPS")]
+    steps: u32,
+    /// Threads, each with seeds of its own
+    #[arg(long, value_name = "N", default_value_t = 1, env = "OUTRIGGER_THREADS")]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: u16,
+}
+
 /// A log level; the second line of an error, its help, goes behind the first.
 fn log_level(text: &str) -> Result<crate::config::LogFilter, String> {
     text.parse().map_err(|error: String| error.replace('\n', ": "))
@@ -159,6 +188,7 @@ pub fn main() -> ExitCode {
         Some(Command::Check(args)) => check::main(args),
         Some(Command::PrintConfig(args)) => print_config::main(args),
         Some(Command::Schema) => schema::main(),
+        Some(Command::Sim(args)) => sim::main(args),
         Some(Command::Completions { shell }) => completions::main(shell),
         Some(Command::Version { json }) => version::main(json),
     }

@@ -206,7 +206,8 @@ impl Lender {
         // Nobody needs to ask for what there is plenty of.
         for shard in shards {
             let Some(ledger) = self.ledger_mut(target) else { return };
-            let count = PLENTY.saturating_sub(ledger.accounts[usize::from(shard.0)].held());
+            let missing = PLENTY.saturating_sub(ledger.accounts[usize::from(shard.0)].held());
+            let count = missing.min(ledger.free());
             ledger.grant(shard, count);
             match target {
                 None => self.tell_all(shard),

@@ -22,6 +22,12 @@ pub(crate) enum Mutation {
     EndpointLimitIgnored,
     /// A trip does not look at how many are open already.
     EjectWithoutBound,
+    /// A repeated permit is taken for a new one.
+    PermitAcceptedTwice,
+    /// A late message about a breaker replaces a newer one.
+    OldEpochApplied,
+    /// An ask for credits waits until its home looks.
+    AskWithoutWaking,
 }
 
 #[cfg(test)]

@@ -16,6 +16,8 @@ struct Entry<T> {
     /// `None`: the place is free.
     value: Option<T>,
     number: u64,
+    /// Who is served first, across queues: the lower one. The number, unless moved to a head.
+    rank: u64,
     previous: u32,
     next: u32,
 }
@@ -66,7 +68,7 @@ impl<T: Copy> Waiters<T> {
     pub fn push(&mut self, queue: &mut Queue, value: T) -> Waiter {
         self.count += 1;
         let number = self.count;
-        let entry = Entry { value: Some(value), number, previous: NONE, next: NONE };
+        let entry = Entry { value: Some(value), number, rank: number, previous: NONE, next: NONE };
         let place = if self.free == NONE {
             self.entries.push(entry);
             (self.entries.len() - 1) as u32
@@ -80,15 +82,23 @@ impl<T: Copy> Waiters<T> {
         Waiter { place, number }
     }
 
-    /// From the head of one queue to the end of another, as another value; still the same waiter.
+    /// From the head of one queue to the head of another, as another value; still the same waiter,
+    /// but before all others.
     pub fn requeue(&mut self, from: &mut Queue, to: &mut Queue, value: T) {
         let place = from.head;
         if place == NONE {
             return;
         }
         self.unlink(from, place);
-        self.entries[place as usize].value = Some(value);
-        self.link(to, place);
+        let entry = &mut self.entries[place as usize];
+        (entry.value, entry.rank) = (Some(value), 0);
+        (entry.previous, entry.next) = (NONE, to.head);
+        match to.head {
+            NONE => to.tail = place,
+            head => self.entries[head as usize].previous = place,
+        }
+        to.head = place;
+        to.len += 1;
     }
 
     fn link(&mut self, queue: &mut Queue, place: u32) {
@@ -115,17 +125,16 @@ impl<T: Copy> Waiters<T> {
         queue.len -= 1;
     }
 
-    /// The oldest of a queue, and its number: lower is older, across queues.
+    /// The head of a queue, and its rank: the lower one is served first, across queues.
     pub fn front(&self, queue: &Queue) -> Option<(T, u64)> {
         let entry = self.entries.get(queue.head as usize)?;
-        entry.value.map(|value| (value, entry.number))
+        entry.value.map(|value| (value, entry.rank))
     }
 
     /// Takes the oldest of a queue.
     pub fn pop(&mut self, queue: &mut Queue) -> Option<T> {
-        let (value, number) = self.front(queue)?;
-        self.remove(queue, Waiter { place: queue.head, number });
-        Some(value)
+        let number = self.entries.get(queue.head as usize)?.number;
+        self.remove(queue, Waiter { place: queue.head, number })
     }
 
     /// All that wait in a queue, the oldest first. Allocates: for rare changes of a plan.
@@ -150,7 +159,7 @@ impl<T: Copy> Waiters<T> {
         let value = self.get(waiter)?;
         self.unlink(queue, waiter.place);
         self.entries[waiter.place as usize] =
-            Entry { value: None, number: 0, previous: NONE, next: self.free };
+            Entry { value: None, number: 0, rank: 0, previous: NONE, next: self.free };
         self.free = waiter.place;
         Some(value)
     }
@@ -186,7 +195,7 @@ mod tests {
                         let (from, to) = if at == 0 { (one, other) } else { (other, one) };
                         waiters.requeue(from, to, value);
                         if let Some((waiter, _)) = model[at].pop_front() {
-                            model[1 - at].push_back((waiter, value));
+                            model[1 - at].push_front((waiter, value));
                         }
                     }
                     _ => {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::home::Home;
 use super::message::{About, Body, Message};
+use super::mutation::{self, Mutation};
 use super::outbox::Outbox;
 use super::purse::Purse;
 use super::queue::Waiter;
@@ -476,7 +477,9 @@ impl Reconciler {
             if to == self.id {
                 self.apply(to, body, now);
             } else {
-                self.outboxes[usize::from(to.0)].publish(body, wakes);
+                let is_silenced = matches!(body, Body::Debit { .. })
+                    && mutation::is_on(Mutation::AskWithoutWaking);
+                self.outboxes[usize::from(to.0)].publish(body, wakes && !is_silenced);
                 self.speak(to);
             }
         }

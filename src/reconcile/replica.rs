@@ -945,7 +945,7 @@ impl Replica {
             out.event(Event::Admitted { token: waiting.token, ticket });
             return true;
         }
-        // The permit waits for a credit, until its time is over.
+        // The permit waits for a credit, before all others, until its time is over.
         let at = endpoint.cluster;
         let want = Want::Request(slot);
         if own.is_limited || own.purse.free() == 0 {

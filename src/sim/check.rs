@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use super::Fault;
-use super::world::{Held, Node, OverrideEpoch, Request};
+use super::world::{Node, OverrideEpoch, Request};
 use crate::breaker::{Epoch, Outcome, Override, Pass, Phase, SETTLE_GRACE, Settings};
-use crate::reconcile::{ClusterId, EndpointId, Kind, Purse};
+use crate::reconcile::{ClusterId, EndpointId, Home, Kind, Purse, ShardId};
 use crate::time::Nanos;
 
 /// What really happened to one breaker.
@@ -32,14 +32,25 @@ struct Truth {
 /// A shard's outcomes in the epoch that it knows.
 type Seen = (Epoch, u64, u64);
 
+/// Which limit.
+type LimitName = (ClusterId, Kind, Option<EndpointId>);
+
+/// What is true of a limit.
+#[derive(Debug, Clone, Default)]
+struct Book {
+    /// In flight, open or being retried, on each shard.
+    in_use: Vec<u64>,
+    /// What was lent at the last look.
+    lent: Option<u64>,
+}
+
 /// Keeps the books.
 pub(super) struct Checker {
     shards: u16,
     settings: Settings,
     truths: BTreeMap<EndpointId, Truth>,
     seen: BTreeMap<(usize, EndpointId), Seen>,
-    /// What was lent at the last look.
-    lent: BTreeMap<(ClusterId, Kind, Option<EndpointId>), u64>,
+    books: BTreeMap<LimitName, Book>,
     /// How many were ejected at the last look.
     ejected: BTreeMap<ClusterId, usize>,
     views: BTreeMap<(usize, EndpointId), Epoch>,
@@ -56,7 +67,7 @@ impl Checker {
             settings,
             truths: BTreeMap::new(),
             seen: BTreeMap::new(),
-            lent: BTreeMap::new(),
+            books: BTreeMap::new(),
             ejected: BTreeMap::new(),
             views: BTreeMap::new(),
         }
@@ -190,23 +201,63 @@ impl Checker {
 
     // ---- What is ------------------------------------------------------------------------------
 
-    /// Looks at everything, after something happened on `shard`.
+    /// Something is in flight, open, or being retried.
+    pub fn began(
+        &mut self,
+        shard: usize,
+        kind: Kind,
+        cluster: ClusterId,
+        endpoint: Option<EndpointId>,
+    ) {
+        self.count(shard, kind, cluster, None, |count| count + 1);
+        if endpoint.is_some() {
+            self.count(shard, kind, cluster, endpoint, |count| count + 1);
+        }
+    }
+
+    /// And no longer.
+    pub fn ended(
+        &mut self,
+        shard: usize,
+        kind: Kind,
+        cluster: ClusterId,
+        endpoint: Option<EndpointId>,
+    ) {
+        self.count(shard, kind, cluster, None, |count| count - 1);
+        if endpoint.is_some() {
+            self.count(shard, kind, cluster, endpoint, |count| count - 1);
+        }
+    }
+
+    fn count(
+        &mut self,
+        shard: usize,
+        kind: Kind,
+        cluster: ClusterId,
+        endpoint: Option<EndpointId>,
+        change: impl Fn(u64) -> u64,
+    ) {
+        let book = self.books.entry((cluster, kind, endpoint)).or_default();
+        book.in_use.resize(self.shards.into(), 0);
+        book.in_use[shard] = change(book.in_use[shard]);
+    }
+
+    /// Looks at everything that may be different after something happened on `shard`.
     pub fn check(
         &mut self,
         shard: usize,
         nodes: &[Node],
         requests: &BTreeMap<u64, Request>,
-        connections: &BTreeMap<u64, Held>,
-        retries: &BTreeMap<u64, Held>,
     ) -> Result<(), Fault> {
-        let books = Books::of(nodes.len(), requests, connections, retries);
         for node in nodes {
             for (cluster, home) in node.reconciler.homes() {
                 for kind in Kind::ALL {
-                    self.lending(cluster, kind, None, home.lent(kind, None), nodes, &books)?;
-                    for endpoint in home.endpoints() {
-                        let lent = home.lent(kind, Some(endpoint));
-                        self.lending(cluster, kind, Some(endpoint), lent, nodes, &books)?;
+                    self.lending((cluster, kind, None), home, shard, &nodes[shard])?;
+                }
+                for endpoint in home.endpoints() {
+                    for kind in [Kind::Requests, Kind::Connections] {
+                        let limit = (cluster, kind, Some(endpoint));
+                        self.lending(limit, home, shard, &nodes[shard])?;
                     }
                 }
                 let (ejected, max) = (home.ejected(), home.ejected_max());
@@ -221,45 +272,41 @@ impl Checker {
         waiters(shard, &nodes[shard])
     }
 
-    /// One limit, at its home and on all shards.
+    /// One limit, at its home and on one shard.
     fn lending(
         &mut self,
-        cluster: ClusterId,
-        kind: Kind,
-        endpoint: Option<EndpointId>,
-        lent: Option<crate::reconcile::Lent>,
-        nodes: &[Node],
-        books: &Books,
+        limit: LimitName,
+        home: &Home,
+        shard: usize,
+        node: &Node,
     ) -> Result<(), Fault> {
-        let Some(lent) = lent else { return Ok(()) };
-        let name = || format!("{kind:?} of {cluster:?} {endpoint:?}");
-        let before = self.lent.insert((cluster, kind, endpoint), lent.lent);
-        let is_rising = before.is_some_and(|before| lent.lent > before);
-        unsafe_if(lent.lent > lent.limit && (is_rising || before.is_none()), || {
-            format!("{}: {} lent of {}", name(), lent.lent, lent.limit)
+        let (cluster, kind, endpoint) = limit;
+        let Some(lent) = home.lent(kind, endpoint) else { return Ok(()) };
+        let book = self.books.entry(limit).or_default();
+        let before = book.lent.replace(lent.lent);
+        unsafe_if(
+            lent.lent > lent.limit && before.is_none_or(|before| lent.lent > before),
+            || format!("{limit:?}: {} lent of {}", lent.lent, lent.limit),
+        )?;
+        let in_use: u64 = book.in_use.iter().sum();
+        unsafe_if(in_use > lent.lent, || {
+            format!("{limit:?}: {in_use} in use, {} lent", lent.lent)
         })?;
-        let mut in_use = 0;
-        for (shard, node) in nodes.iter().enumerate() {
-            let real = books.count(shard, kind, cluster, endpoint);
-            in_use += real;
-            let Some(purse) = purse(node, kind, cluster, endpoint) else {
-                unsafe_if(real > 0, || format!("{}: shard {shard} forgot {real}", name()))?;
-                continue;
-            };
-            unsafe_if(purse.in_use() != real, || {
-                format!("{}: shard {shard} counts {}, it is {real}", name(), purse.in_use())
-            })?;
-            unsafe_if(purse.in_use() > purse.held(), || {
-                format!("{}: shard {shard} uses {real} of {}", name(), purse.held())
-            })?;
-            let Some((granted, returned)) = account(nodes, cluster, shard, kind, endpoint) else {
-                continue;
-            };
-            unsafe_if(purse.granted() > granted || purse.returned() < returned, || {
-                format!("{}: shard {shard} has {purse:?}, its home {granted}, {returned}", name())
-            })?;
-        }
-        unsafe_if(in_use > lent.lent, || format!("{}: {in_use} in use, {} lent", name(), lent.lent))
+        let real = book.in_use.get(shard).copied().unwrap_or_default();
+        let Some(purse) = purse(node, kind, cluster, endpoint) else {
+            return unsafe_if(real > 0, || format!("{limit:?}: shard {shard} forgot {real}"));
+        };
+        unsafe_if(purse.in_use() != real, || {
+            format!("{limit:?}: shard {shard} counts {}, it is {real}", purse.in_use())
+        })?;
+        unsafe_if(purse.in_use() > purse.held(), || {
+            format!("{limit:?}: shard {shard} uses {real} of {}", purse.held())
+        })?;
+        let known = home.account(ShardId(shard as u16), kind, endpoint);
+        let Some((granted, returned)) = known else { return Ok(()) };
+        unsafe_if(purse.granted() > granted || purse.returned() < returned, || {
+            format!("{limit:?}: shard {shard} has {purse:?}, its home {granted}, {returned}")
+        })
     }
 
     /// Views never run ahead, never go back, and count what is theirs.
@@ -320,8 +367,7 @@ impl Checker {
                         let Some(purse) = purse(&nodes[shard], kind, cluster, endpoint) else {
                             continue;
                         };
-                        let Some(known) =
-                            home.account(crate::reconcile::ShardId(shard as u16), kind, endpoint)
+                        let Some(known) = home.account(ShardId(shard as u16), kind, endpoint)
                         else {
                             continue;
                         };
@@ -383,62 +429,5 @@ fn purse(
     match endpoint {
         None => node.reconciler.cluster_purse(kind, node.reconciler.cluster(cluster)?),
         Some(endpoint) => node.reconciler.purse(kind, node.reconciler.endpoint(endpoint)?),
-    }
-}
-
-fn account(
-    nodes: &[Node],
-    cluster: ClusterId,
-    shard: usize,
-    kind: Kind,
-    endpoint: Option<EndpointId>,
-) -> Option<(u64, u64)> {
-    let home = crate::reconcile::home_of(cluster, nodes.len() as u16);
-    let (_, home) = nodes[usize::from(home.0)].reconciler.homes().find(|(id, _)| *id == cluster)?;
-    home.account(crate::reconcile::ShardId(shard as u16), kind, endpoint)
-}
-
-/// What is really in flight, open, or being retried.
-struct Books {
-    counts: BTreeMap<(usize, Kind, ClusterId, Option<EndpointId>), u64>,
-}
-
-impl Books {
-    fn of(
-        _shards: usize,
-        requests: &BTreeMap<u64, Request>,
-        connections: &BTreeMap<u64, Held>,
-        retries: &BTreeMap<u64, Held>,
-    ) -> Books {
-        let mut books = Books { counts: BTreeMap::new() };
-        for request in requests.values() {
-            if let Request::InFlight(it) = request {
-                books.add(it.shard, Kind::Requests, it.cluster, Some(it.endpoint));
-            }
-        }
-        for held in connections.values().filter(|held| held.waiter.is_none()) {
-            books.add(held.shard, Kind::Connections, held.cluster, held.endpoint);
-        }
-        for held in retries.values().filter(|held| held.waiter.is_none()) {
-            books.add(held.shard, Kind::Retries, held.cluster, None);
-        }
-        books
-    }
-
-    fn add(&mut self, shard: usize, kind: Kind, cluster: ClusterId, endpoint: Option<EndpointId>) {
-        *self.counts.entry((shard, kind, cluster, None)).or_default() += 1;
-        if endpoint.is_some() {
-            *self.counts.entry((shard, kind, cluster, endpoint)).or_default() += 1;
-        }
-    }
-
-    fn count(
-        &self,
-        shard: usize,
-        kind: Kind,
-        cluster: ClusterId,
-        endpoint: Option<EndpointId>,
-    ) -> u64 {
-        self.counts.get(&(shard, kind, cluster, endpoint)).copied().unwrap_or_default()
     }
 }

@@ -113,7 +113,7 @@ impl Op {
             193..197 => Op::Retry { shard: a, cluster: b },
             197..201 => Op::EndRetry { which: a },
             201..204 => {
-                Op::Stall { shard: a, time: Duration::from_micros(u64::from(word) % 150_000) }
+                Op::Stall { shard: a, time: Duration::from_micros(u64::from(word) % 600_000) }
             }
             204..208 => Op::Kill { endpoint: a },
             208..212 => Op::Revive { endpoint: a },

@@ -1,19 +1,119 @@
 //! The simulator on many seeds, and on machines that are broken on purpose.
 
 use super::*;
+use crate::reconcile::mutation::{self, Mutation};
 
 /// Steps of chaos in each run.
 const STEPS: u32 = 250;
 
-#[test]
-fn smoke() {
-    let settings = Settings { shards: None, steps: STEPS };
+/// Seeds of each of the tests below; they run side by side.
+const SEEDS: u64 = 600;
+
+/// Runs seeds that no other test runs, and shows that something went on in them.
+fn hold(first: u64, count: u64, shards: Option<u16>) {
+    let settings = Settings { shards, steps: STEPS };
     let mut tally = Tally::default();
-    for seed in 0..300 {
+    for seed in first..first + count {
         match run(seed, settings) {
             Ok(more) => tally.add(&more),
             Err(failure) => panic!("{failure}"),
         }
     }
     println!("{tally:?}");
+    assert!(tally.admitted > 10 * count, "{tally:?}");
+    assert!(tally.waited > count, "{tally:?}");
+    assert!(tally.transitions > count, "{tally:?}");
+    assert!(tally.probes > count / 4, "{tally:?}");
+    assert!(tally.plans > count / 4, "{tally:?}");
+    assert!(tally.overrides > count / 4, "{tally:?}");
+    assert!(tally.trips_refused > 0, "{tally:?}");
+}
+
+#[test]
+fn safety_and_liveness_hold() {
+    hold(0, SEEDS, None);
+}
+
+#[test]
+fn safety_and_liveness_hold_for_more_seeds() {
+    hold(1_000_000, SEEDS, None);
+}
+
+#[test]
+fn safety_and_liveness_hold_for_three_shards() {
+    hold(2_000_000, SEEDS, Some(3));
+}
+
+#[test]
+fn safety_and_liveness_hold_without_messages() {
+    hold(3_000_000, SEEDS, Some(1));
+}
+
+#[test]
+fn safety_and_liveness_hold_for_sixteen_shards() {
+    hold(4_000_000, SEEDS / 20, Some(16));
+}
+
+/// The same seed gives the same history, to the last message.
+#[test]
+fn a_seed_repeats_itself() {
+    let settings = Settings { shards: Some(4), steps: STEPS };
+    assert_eq!(run(7, settings).ok(), run(7, settings).ok());
+    assert_ne!(run(7, settings).ok(), run(8, settings).ok());
+}
+
+/// Seeds within which each mistake must be found; the rarest needs some 200.
+const SEEDS_TO_FIND: u64 = 1_000;
+
+/// Makes a mistake, and looks for a seed that shows it.
+fn finds(mutation: Mutation) {
+    let settings = Settings { shards: None, steps: STEPS };
+    let found = mutation::with(mutation, || {
+        (0..SEEDS_TO_FIND).find_map(|seed| {
+            let history = Op::history(seed, settings.steps);
+            replay(seed, settings, &history).err().map(|(fault, at)| (seed, fault, at))
+        })
+    });
+    match found {
+        Some((seed, fault, at)) => println!("{mutation:?}: seed {seed}, step {at}: {fault}"),
+        None => panic!("{mutation:?} goes unseen"),
+    }
+}
+
+macro_rules! mutations {
+    ($($name:ident: $mutation:ident,)*) => {
+        $(
+            #[test]
+            fn $name() {
+                finds(Mutation::$mutation);
+            }
+        )*
+    };
+}
+
+mutations! {
+    finds_a_missing_epoch_check: NoEpochCheck,
+    finds_a_lease_that_is_not_returned: LeaseNotReturned,
+    finds_counting_before_asking: CountBeforeAsking,
+    finds_a_permit_granted_again_although_it_was_sent: GrantSentPermitAgain,
+    finds_a_return_that_is_lost: ReturnLost,
+    finds_a_forgotten_acknowledgement: AcknowledgementForgotten,
+    finds_an_ignored_recall: RecallIgnored,
+    finds_an_ignored_endpoint_limit: EndpointLimitIgnored,
+    finds_ejecting_without_bound: EjectWithoutBound,
+    finds_a_permit_accepted_twice: PermitAcceptedTwice,
+    finds_an_old_epoch_that_is_applied: OldEpochApplied,
+    finds_an_ask_that_wakes_nobody: AskWithoutWaking,
+}
+
+/// A failure is cut down, and what is left still fails.
+#[test]
+fn failures_are_cut_down() {
+    let settings = Settings { shards: None, steps: STEPS };
+    mutation::with(Mutation::CountBeforeAsking, || {
+        let failure = run(0, settings).expect_err("found above");
+        assert!(failure.history.len() <= 10, "{failure}");
+        let replayed = replay(failure.seed, settings, &failure.history);
+        assert_eq!(replayed.err().map(|(fault, _)| fault), Some(failure.fault));
+    });
 }

@@ -9,8 +9,8 @@ use super::{Fault, Op, Tally};
 use crate::breaker::{self, Epoch, Outcome, Override, Phase};
 use crate::reconcile::{
     ClusterId, ClusterLimits, ClusterSpec, EndpointId, EndpointLimits, EndpointSlot, EndpointSpec,
-    Event, FLUSH_INTERVAL, Message, PlanSpec, Reconciler, Refusal, Role, Rollout, ShardId, Step,
-    Ticket, UNLIMITED, Waiter, home_of,
+    Event, FLUSH_INTERVAL, Kind, Message, PlanSpec, Reconciler, Refusal, Role, Rollout, ShardId,
+    Step, Ticket, UNLIMITED, Waiter, home_of,
 };
 use crate::rng::Rng;
 use crate::time::Nanos;
@@ -103,6 +103,8 @@ pub struct World {
     cluster_ids: [Option<ClusterId>; 2],
     cluster_limits: [ClusterLimits; 2],
     settings: breaker::Settings,
+    /// Half of the seeds are about breakers: nothing is limited, and new endpoints do not answer.
+    is_about_breakers: bool,
     endpoints_end: u32,
     clusters_end: u32,
     pub(super) dead: Vec<EndpointId>,
@@ -130,12 +132,12 @@ impl World {
             failures_in_a_row: [2, 3, 5][fates.below(3) as usize],
             requests_min: 6,
             window: Duration::from_millis(500),
-            open_for: Duration::from_millis(100),
-            open_for_max: Duration::from_millis(400),
+            open_for: Duration::from_millis(30),
+            open_for_max: Duration::from_millis(120),
             probes: 1 + fates.below(2) as u32,
-            permit_use_within: Duration::from_millis(20),
-            probe_timeout: Duration::from_millis(60),
-            ramp: Duration::from_millis(100),
+            permit_use_within: Duration::from_millis(50),
+            probe_timeout: Duration::from_millis(10),
+            ramp: Duration::from_millis(50),
             ..breaker::Settings::default()
         };
         let empty = Arc::new(PlanSpec {
@@ -164,6 +166,7 @@ impl World {
             cluster_ids: [None; 2],
             cluster_limits: [ClusterLimits::default(); 2],
             settings,
+            is_about_breakers: fates.below(2) == 0,
             endpoints_end: 0,
             clusters_end: 0,
             dead: Vec::new(),
@@ -357,6 +360,7 @@ impl World {
                 if let Some(held) = self.connections.get_mut(&token) {
                     held.waiter = None;
                     held.slot = Some(endpoint);
+                    self.checker.began(shard, Kind::Connections, held.cluster, held.endpoint);
                     return Ok(());
                 }
                 Err(Fault::Safety(format!("{token} may connect and does not wait")))
@@ -365,6 +369,7 @@ impl World {
                 if let Some(held) = self.retries.get_mut(&token) {
                     held.waiter = None;
                     self.tally.retries += 1;
+                    self.checker.began(shard, Kind::Retries, held.cluster, None);
                 }
                 Ok(())
             }
@@ -373,12 +378,15 @@ impl World {
                 loop {
                     let reconciler = &self.nodes[shard].reconciler;
                     let owed = self.connections.iter().find_map(|(token, held)| {
-                        let is_owed = |slot: &EndpointSlot| reconciler.connections_owed(*slot) > 0;
-                        let slot = held.slot.filter(is_owed)?;
-                        (held.shard == shard && held.waiter.is_none()).then_some((*token, slot))
+                        let slot = held.slot.filter(|_| held.shard == shard)?;
+                        let is_owed =
+                            held.waiter.is_none() && reconciler.connections_owed(slot) > 0;
+                        is_owed.then_some((*token, slot))
                     });
                     let Some((token, slot)) = owed else { return Ok(()) };
-                    self.connections.remove(&token);
+                    if let Some(held) = self.connections.remove(&token) {
+                        self.checker.ended(shard, Kind::Connections, held.cluster, held.endpoint);
+                    }
                     self.nodes[shard].reconciler.close_connection(slot, now);
                 }
             }
@@ -426,7 +434,7 @@ impl World {
     }
 
     fn check(&mut self, shard: usize) -> Result<(), Fault> {
-        self.checker.check(shard, &self.nodes, &self.requests, &self.connections, &self.retries)
+        self.checker.check(shard, &self.nodes, &self.requests)
     }
 
     // ---- Requests -----------------------------------------------------------------------------
@@ -495,6 +503,7 @@ impl World {
             .iter()
             .find(|spec| spec.endpoints.iter().any(|it| it.id == endpoint))
             .map_or(ClusterId(u32::MAX), |spec| spec.id);
+        self.checker.began(shard, Kind::Requests, cluster, Some(endpoint));
         let request = InFlight { shard, endpoint, cluster, ticket, end };
         self.requests.insert(token, Request::InFlight(request));
         Ok(())
@@ -526,7 +535,8 @@ impl World {
 
     fn finish(&mut self, token: u64, outcome: Outcome) -> Result<(), Fault> {
         let Some(Request::InFlight(request)) = self.requests.remove(&token) else { return Ok(()) };
-        let InFlight { shard, endpoint, ticket, end, .. } = request;
+        let InFlight { shard, endpoint, cluster, ticket, end } = request;
+        self.checker.ended(shard, Kind::Requests, cluster, Some(endpoint));
         // Its task runs in a turn of its shard, which begins with the messages.
         let node = &mut self.nodes[shard];
         node.clock = self.now;
@@ -572,7 +582,7 @@ impl World {
         let Some(slot) = reconciler.endpoint(id) else { return Ok(()) };
         let mut held = Held { shard, cluster, endpoint: Some(id), slot: Some(slot), waiter: None };
         match reconciler.open_connection(slot) {
-            Ok(()) => {}
+            Ok(()) => self.checker.began(shard, Kind::Connections, cluster, Some(id)),
             Err(Refusal::NoCredit) => match reconciler.wait_connection(slot, token, now) {
                 Ok(waiter) => held.waiter = Some(waiter),
                 Err(_) => return Ok(()),
@@ -605,7 +615,10 @@ impl World {
             (Some(waiter), _) => {
                 reconciler.cancel(waiter, self.now);
             }
-            (None, Some(slot)) => reconciler.close_connection(slot, self.now),
+            (None, Some(slot)) => {
+                self.checker.ended(shard, Kind::Connections, held.cluster, held.endpoint);
+                reconciler.close_connection(slot, self.now);
+            }
             (None, None) => {}
         }
         self.after(shard)
@@ -630,7 +643,10 @@ impl World {
         let Some(slot) = reconciler.cluster(cluster) else { return Ok(()) };
         let mut held = Held { shard, cluster, endpoint: None, slot: None, waiter: None };
         match reconciler.begin_retry(slot, now) {
-            Ok(()) => self.tally.retries += 1,
+            Ok(()) => {
+                self.tally.retries += 1;
+                self.checker.began(shard, Kind::Retries, cluster, None);
+            }
             Err(_) => held.waiter = Some(reconciler.wait_retry(slot, token, now)),
         }
         self.retries.insert(token, held);
@@ -665,6 +681,7 @@ impl World {
                     )));
                 };
                 reconciler.end_retry(slot, self.now);
+                self.checker.ended(shard, Kind::Retries, cluster, None);
             }
         }
         self.after(shard)
@@ -680,6 +697,9 @@ impl World {
     /// A new endpoint: never the one that was there before.
     fn fill(&mut self, place: usize) {
         self.endpoints_end += 1;
+        if self.is_about_breakers {
+            self.dead.push(EndpointId(self.endpoints_end - 1));
+        }
         let limits = EndpointLimits {
             requests_max: self.draw_limit(),
             connections_max: self.draw_limit(),
@@ -689,7 +709,8 @@ impl World {
     }
 
     fn draw_limit(&mut self) -> u64 {
-        [1, 2, 3, 7, 20, UNLIMITED][self.fates.below(6) as usize]
+        let drawn = [1, 2, 3, 7, 20, UNLIMITED][self.fates.below(6) as usize];
+        if self.is_about_breakers { UNLIMITED } else { drawn }
     }
 
     fn make_plan(&mut self) -> Arc<PlanSpec> {
@@ -927,7 +948,7 @@ impl World {
             for (_, home) in node.reconciler.homes() {
                 for id in home.endpoints() {
                     let Some(decided) = home.breaker(id) else { continue };
-                    if decided.permits_outstanding() > 0 {
+                    if decided.permits_outstanding() > 0 && decided.phase() != Phase::HalfOpen {
                         return Some(format!("a permit of {id:?} is not settled"));
                     }
                     for (other, node) in self.nodes.iter().enumerate() {
@@ -964,7 +985,6 @@ impl World {
             self.override_some(place, Override::Release)?;
         }
         let deadline = self.now + RECOVERY;
-        let mut round = 0u8;
         while let Some((endpoint, phase)) = self.not_closed() {
             if self.now > deadline {
                 return Err(Fault::Liveness(format!(
@@ -974,8 +994,8 @@ impl World {
             self.now = self.now + Duration::from_millis(4);
             for shard in 0..self.nodes.len() {
                 self.turn(shard)?;
-                round = round.wrapping_add(1);
-                self.request(shard, round.wrapping_mul(7), false)?;
+                let endpoint = self.fates.bits() as u8;
+                self.request(shard, endpoint, false)?;
             }
             self.let_all_end()?;
         }
