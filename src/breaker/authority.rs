@@ -280,7 +280,7 @@ impl Breaker {
             return;
         }
         heard.ask = number;
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             self.asks.retain(|shard| *shard != from);
         } else if !self.asks.contains(&from) {
             self.asks.push_back(from);

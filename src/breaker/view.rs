@@ -205,7 +205,7 @@ impl View {
 
     /// A request wants a permit. `Some`: this number is to be told to the home.
     pub fn want_permit(&mut self) -> Option<u32> {
-        if self.phase != Phase::HalfOpen || self.ask % 2 == 1 || self.permit.is_some() {
+        if self.phase != Phase::HalfOpen || !self.ask.is_multiple_of(2) || self.permit.is_some() {
             return None;
         }
         self.ask += 1;
@@ -214,7 +214,7 @@ impl View {
 
     /// No request wants a permit any more. `Some`: this number is to be told to the home.
     pub fn withdraw(&mut self) -> Option<u32> {
-        if self.ask % 2 == 0 {
+        if self.ask.is_multiple_of(2) {
             return None;
         }
         self.ask += 1;

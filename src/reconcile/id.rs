@@ -8,12 +8,12 @@ use crate::rng::splitmix;
 pub struct ShardId(pub u16);
 
 /// A cluster, in one incarnation: one that is removed and added again is another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ClusterId(pub u32);
 
 /// An endpoint of a cluster (its address and transport settings), or a breaker of a route, in one
 /// incarnation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct EndpointId(pub u32);
 
 /// The one shard that decides for a cluster, for the cluster's whole life: rendezvous hashing over

@@ -32,18 +32,6 @@ pub struct Registry {
     endpoints_end: EndpointId,
 }
 
-impl Default for ClusterId {
-    fn default() -> ClusterId {
-        ClusterId(0)
-    }
-}
-
-impl Default for EndpointId {
-    fn default() -> EndpointId {
-        EndpointId(0)
-    }
-}
-
 impl Registry {
     /// The number of a cluster in the plan that is being made.
     pub fn cluster(&mut self, name: &str) -> ClusterId {

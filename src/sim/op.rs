@@ -105,7 +105,7 @@ impl Op {
         let word = (bits >> 32) as u32;
         match bits as u8 {
             0..60 => Op::Turn { shard: a },
-            60..130 => Op::Request { shard: a, endpoint: b, abandoned: word % 32 == 0 },
+            60..130 => Op::Request { shard: a, endpoint: b, abandoned: word.is_multiple_of(32) },
             130..175 => Op::Finish { which: a, luck: word },
             175..180 => Op::Cancel { which: a },
             180..188 => Op::Connect { shard: a, endpoint: b },
