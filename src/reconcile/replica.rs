@@ -721,12 +721,7 @@ impl Replica {
         let line = Line::Cluster(Kind::Retries, at);
         let waiting = Waiting { token, want: Want::Retry(at), line };
         let waiter = self.waiters.push(&mut cluster.purses[Kind::Retries as usize].queue, waiting);
-        if cluster.purses[Kind::Retries as usize].purse.free() == 0 {
-            cluster.want_credits(Kind::Retries, out);
-        }
-        if cluster.deposits.balance_milli(&cluster.retry_budget, now) < 1_000 {
-            cluster.want_tokens(out);
-        }
+        self.serve(Kind::Retries, at, None, now, out);
         waiter
     }
 

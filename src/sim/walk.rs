@@ -362,19 +362,32 @@ fn two_shards_share_two_credits() {
 
 #[test]
 fn three_shards_share_one_credit() {
-    holds(&credits(3, 1, 2), 1_000);
+    holds(&Small { requests: [2, 1, 1], ..credits(3, 1, 0) }, 500);
 }
 
 #[test]
 fn a_limit_is_lowered_and_raised() {
-    holds(&Small { second_limit: Some(1), ..credits(2, 3, 2) }, 1_000);
-    holds(&Small { second_limit: Some(3), ..credits(2, 1, 2) }, 1_000);
+    holds(&Small { requests: [2, 1, 0], second_limit: Some(1), ..credits(2, 3, 0) }, 300);
+    holds(&Small { requests: [2, 1, 0], second_limit: Some(3), ..credits(2, 1, 0) }, 300);
 }
 
 #[test]
 fn credits_of_cluster_and_endpoint_are_nested() {
-    holds(&Small { endpoint_limits: vec![1, 1], ..credits(2, 1, 2) }, 1_000);
-    holds(&Small { endpoint_limits: vec![1, 1], ..credits(2, 2, 2) }, 1_000);
+    let nested = Small { endpoint_limits: vec![1, 1], ..credits(2, 1, 1) };
+    holds(&nested, 100);
+    holds(&Small { requests: [2, 1, 0], ..nested.clone() }, 500);
+    holds(&Small { limit: 2, ..nested }, 50);
+}
+
+/// Larger worlds, minutes in the dev profile: `cargo nextest run --release --run-ignored all walk`.
+#[test]
+#[ignore = "takes minutes without optimisation"]
+fn larger_worlds() {
+    holds(&credits(2, 2, 3), 100_000);
+    holds(&credits(3, 1, 2), 10_000);
+    holds(&Small { endpoint_limits: vec![1, 1], ..credits(2, 1, 2) }, 10_000);
+    holds(&Small { endpoint_limits: vec![1, 1], ..credits(2, 2, 2) }, 10_000);
+    holds(&probing(0), 50_000);
 }
 
 /// Three requests: one to trip the breaker, and two that may be probes, at once or in turn.
@@ -390,7 +403,7 @@ fn probing(repeats: u8) -> Small {
 
 #[test]
 fn one_probe_at_a_time() {
-    holds(&probing(0), 1_000);
+    holds(&Small { times: vec![Duration::from_millis(100)], ..probing(0) }, 1_000);
 }
 
 /// The walk sees what is broken, too.
