@@ -37,6 +37,10 @@
 //! an accept      handover: keep it, or give it to another shard
 //! ```
 //!
+//! Prepare and activate carry the plan's generation; the plan itself goes beside `Prepare`. Requests
+//! of an older plan may still name slots of the newer one, and the other way round: a slot lives
+//! until its endpoint has left the plan and its last ticket is back.
+//!
 //! Requests cost a handful of comparisons and additions, and no allocation, as long as this shard
 //! holds credits and nothing fails; everything else is off their path.
 //!

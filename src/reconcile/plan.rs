@@ -102,8 +102,8 @@ pub struct RetryBudget {
     pub deposit_milli: u32,
     /// A deposit is good for so long. Default 10 s, as Finagle's.
     pub ttl: Duration,
-    /// Retries per second that the home lends beside it, whatever the traffic. Default 3, as
-    /// Envoy's `min_retry_concurrency` in spirit.
+    /// Retries per second that the home lends beside it, whatever the traffic; what is not taken
+    /// adds up for as long as a deposit is good. Default 3: a quiet service may retry, too.
     pub per_second_min: u32,
 }
 
