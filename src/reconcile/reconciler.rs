@@ -237,8 +237,8 @@ impl Reconciler {
     /// Enters by a route's breaker, before an endpoint is chosen.
     ///
     /// # Errors
-    /// [`Refusal::Open`], [`Refusal::NeedsPermit`] (wait for it as for an endpoint's),
-    /// [`Refusal::Retired`].
+    /// [`Refusal::Open`], [`Refusal::Retired`], [`Refusal::NeedsPermit`]: wait for it as for an
+    /// endpoint's; [`Event::Elsewhere`] then says to enter again.
     #[inline]
     pub fn enter_route(&mut self, route: EndpointSlot, now: Nanos) -> Result<Pass, Refusal> {
         self.replica.enter_route(route, now)

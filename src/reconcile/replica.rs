@@ -927,6 +927,13 @@ impl Replica {
         }
         out.due_at(permit.use_by);
         let Some((waiting, _)) = self.waiters.front(&endpoint.permit_queue) else { return true };
+        if endpoint.role == Role::Route {
+            // It needs no credit: it enters again, and finds the permit.
+            self.waiters.pop(&mut endpoint.permit_queue);
+            self.no_longer_pending(waiting.want);
+            out.event(Event::Elsewhere { token: waiting.token });
+            return true;
+        }
         let kind = Kind::Requests;
         let own = &mut endpoint.purses[kind as usize];
         let shared = &mut cluster.purses[kind as usize];

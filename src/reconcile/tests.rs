@@ -284,3 +284,64 @@ fn idle_connections_are_closed_for_others() {
     carry(&mut shards, NOW);
     assert_eq!(shards[1].next_event(), Some(Event::Connect { token: 2, endpoint: slot }));
 }
+
+fn fail(shard: &mut Reconciler, slot: EndpointSlot, times: u32) {
+    for _ in 0..times {
+        let ticket = shard.admit(slot, NOW).unwrap();
+        shard.complete(ticket, Outcome::Failure, Duration::ZERO, NOW);
+    }
+}
+
+/// Of two endpoints one may be out; the other trips when there is room again, and not before.
+#[test]
+fn a_trip_beyond_max_ejected_is_tried_again() {
+    let mut shard = Reconciler::new(ShardId(0), 1);
+    shard.prepare(&plan(1, requests(UNLIMITED), &[EndpointId(0), EndpointId(1)]));
+    shard.activate(1, NOW);
+    let slots = [0, 1].map(|id| shard.endpoint(EndpointId(id)).unwrap());
+    fail(&mut shard, slots[0], 5);
+    assert_eq!(shard.admit(slots[0], NOW), Err(Refusal::Open));
+    fail(&mut shard, slots[1], 5);
+    let events: Vec<_> = std::iter::from_fn(|| shard.next_event()).collect();
+    assert!(events.contains(&Event::TripRefused { endpoint: EndpointId(1) }));
+    fail(&mut shard, slots[1], 1); // It stays in use.
+    shard.override_to(EndpointId(0), Override::ForceClosed, 1, NOW);
+    assert_eq!(shard.admit(slots[1], NOW), Err(Refusal::Open));
+    fail(&mut shard, slots[0], 100);
+}
+
+/// A route's breaker admits without credits, and takes a permit back that was not used.
+#[test]
+fn a_route_has_a_breaker_and_no_limits() {
+    let mut spec = ClusterSpec::new(CLUSTER);
+    spec.limits = requests(1);
+    let limits = EndpointLimits::default();
+    spec.endpoints = vec![EndpointSpec { id: ENDPOINT, role: Role::Route, limits }];
+    let plan = PlanSpec {
+        generation: 1,
+        clusters: vec![spec],
+        clusters_end: ClusterId(1),
+        endpoints_end: EndpointId(1),
+    };
+    let mut shard = Reconciler::new(ShardId(0), 1);
+    shard.prepare(&Arc::new(plan));
+    shard.activate(1, NOW);
+    let route = shard.endpoint(ENDPOINT).unwrap();
+    let failed = Some((Outcome::Failure, Duration::ZERO));
+    let passes: Vec<_> = (0..5).map(|_| shard.enter_route(route, NOW).unwrap()).collect();
+    for pass in passes {
+        shard.leave_route(route, pass, failed, NOW);
+    }
+    assert_eq!(shard.enter_route(route, NOW), Err(Refusal::Open));
+    let later = NOW + Duration::from_secs(5);
+    shard.turn(later);
+    assert_eq!(shard.enter_route(route, later), Err(Refusal::NeedsPermit));
+    while shard.next_event().is_some() {}
+    shard.wait_permit(route, 1, later).unwrap();
+    assert_eq!(shard.next_event(), Some(Event::Elsewhere { token: 1 }), "it may enter now");
+    let pass = shard.enter_route(route, later).unwrap();
+    assert_eq!(pass.probe, Some(1));
+    shard.leave_route(route, pass, None, later);
+    assert_eq!(shard.enter_route(route, later), Err(Refusal::NeedsPermit), "it went back");
+    assert_eq!(shard.cluster_purse(Kind::Requests, ClusterSlot(0)).unwrap().in_use(), 0);
+}
