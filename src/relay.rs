@@ -12,6 +12,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::http::body::{Chunked, Piece};
 use crate::http::head::Framing;
+use rustix::io::Errno;
+
 use crate::net::{Socket, would_block};
 use crate::reason::Reason;
 use crate::shard::buffers::{Buffer, Buffers};
@@ -238,7 +240,7 @@ impl Relay<'_> {
                 }
                 Err(error) if would_block(&error) => {
                     self.flow.waits_for.set(Some(Side::Sink));
-                    self.to.writable().await.map_err(|_| Broken::SinkGone)?;
+                    self.to.writable().await;
                     self.flow.waits_for.set(None);
                 }
                 Err(_) => return Err(Broken::SinkGone),
@@ -300,7 +302,7 @@ impl Relay<'_> {
         }
         self.flow.waits_for.set(Some(Side::Source));
         loop {
-            self.from.readable().await.map_err(|_| Broken::Truncated)?;
+            self.from.readable().await;
             if self.buffer.room() == 0 && self.buffer.is_empty() {
                 *self.buffer = match self.incoming {
                     Incoming::Length(left) if left < SPLICE_BYTES_MIN => self.buffers.take(),
@@ -331,11 +333,12 @@ impl Relay<'_> {
             self.flow.waits_for.set(Some(Side::Source));
             let count = loop {
                 let most = left.min(PIPE_BYTES as u64) as usize;
-                match splice(self.from, &pipe.write, most) {
+                let into_pipe = || splice(self.from, &pipe.write, most);
+                match self.from.reading(into_pipe) {
                     Ok(0) => return Err(Broken::Truncated),
                     Ok(count) => break count,
-                    Err(error) if would_block(&error) => {
-                        self.from.readable().await.map_err(|_| Broken::Truncated)?;
+                    Err(Errno::AGAIN | Errno::INTR) => {
+                        self.from.readable().await;
                     }
                     Err(_) => return Err(Broken::Truncated),
                 }
@@ -343,7 +346,8 @@ impl Relay<'_> {
             self.flow.waits_for.set(Some(Side::Sink));
             let mut in_pipe = count;
             while in_pipe > 0 {
-                match splice(&pipe.read, self.to, in_pipe) {
+                let out_of_pipe = || splice(&pipe.read, self.to, in_pipe);
+                match self.to.writing(out_of_pipe) {
                     Ok(0) => return Err(Broken::SinkGone),
                     Ok(count) => {
                         in_pipe -= count;
@@ -351,8 +355,8 @@ impl Relay<'_> {
                         turn_bytes += count;
                         self.flow.bytes.set(self.flow.bytes.get() + count as u64);
                     }
-                    Err(error) if would_block(&error) => {
-                        self.to.writable().await.map_err(|_| Broken::SinkGone)?;
+                    Err(Errno::AGAIN | Errno::INTR) => {
+                        self.to.writable().await;
                     }
                     Err(_) => return Err(Broken::SinkGone),
                 }
@@ -392,10 +396,10 @@ impl ChunkSize {
 }
 
 /// splice(2) without blocking.
-fn splice(from: &impl AsFd, to: &impl AsFd, bytes: usize) -> io::Result<usize> {
+fn splice(from: &impl AsFd, to: &impl AsFd, bytes: usize) -> Result<usize, Errno> {
     use rustix::pipe::SpliceFlags;
     let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-    Ok(rustix::pipe::splice(from, None, to, None, bytes, flags)?)
+    rustix::pipe::splice(from, None, to, None, bytes, flags)
 }
 
 /// A pipe, read end and write end.

@@ -60,29 +60,25 @@ pub fn start(shard: &Rc<Shard>, client: Client) {
 }
 
 /// Serves one connection until it ends, or is idle for so long that it is parked.
-async fn run(shard: Rc<Shard>, mut client: Client, key: usize) {
+async fn run(shard: Rc<Shard>, client: Client, key: usize) {
     let waker = std::future::poll_fn(|context| Poll::Ready(context.waker().clone())).await;
     shard.wake_by(key, waker);
     let _entered = Entered { key, shard: shard.clone() };
-    loop {
-        let now = Nanos::now();
-        let mut session = Session {
-            timer: Timer::new(now),
-            awake_since: now,
-            inbound: Buffer::default(),
-            shard: shard.clone(),
-            socket: client.socket,
-            info: client.info,
-        };
-        let parked_until = session.serve_requests().await;
-        let Session { socket, info, inbound, .. } = session;
-        shard.buffers.give_back(inbound);
-        shard.needs_housekeeping();
-        let Some(due) = parked_until else { return };
-        match shard.parking.park(Client { socket, info }, due) {
-            None => return,
-            Some(unparked) => client = unparked,
-        }
+    let now = Nanos::now();
+    let mut session = Session {
+        timer: Timer::new(now),
+        awake_since: now,
+        inbound: Buffer::default(),
+        shard: shard.clone(),
+        socket: client.socket,
+        info: client.info,
+    };
+    let parked_until = session.serve_requests().await;
+    let Session { socket, info, inbound, .. } = session;
+    shard.buffers.give_back(inbound);
+    shard.needs_housekeeping();
+    if let Some(due) = parked_until {
+        shard.parking.park(Client { socket, info }, due);
     }
 }
 
@@ -493,7 +489,8 @@ impl Session {
         }
         let pool = order.plan.cluster(cluster).pool;
         let mut now = order.complete;
-        let mut kept = endpoint.take_idle(&pool, now);
+        let replayable = !body_left && order.method.idempotent();
+        let mut kept = endpoint.take_idle(&pool, now, replayable);
         loop {
             let connection = match kept.take() {
                 Some(connection) => connection,
@@ -524,9 +521,7 @@ impl Session {
                 }
                 // It may have timed out just as we used it: once more, on a new one, unless the
                 // origin may have acted on it already (RFC 9110, 9.2.2).
-                Err(Undone::NotAnswered(NoAnswer::Stale))
-                    if connection.reused && !body_left && order.method.idempotent() =>
-                {
+                Err(Undone::NotAnswered(NoAnswer::Stale)) if connection.reused && replayable => {
                     shard.counters.retries.add(1);
                 }
                 Err(Undone::NotAnswered(NoAnswer::Stale)) => {
@@ -728,7 +723,8 @@ impl Session {
         }
         let forget = async {
             let mut forgotten = 0;
-            while forgotten < LINGER_BYTES_MAX && socket.readable().await.is_ok() {
+            while forgotten < LINGER_BYTES_MAX {
+                socket.readable().await;
                 match receive(socket, inbound) {
                     Ok(0) => return,
                     Ok(count) => forgotten += count,
@@ -1090,7 +1086,7 @@ async fn unless_gone<T>(
     mut work: Pin<&mut impl Future<Output = T>>,
 ) -> Option<T> {
     let mut gone = pin!(async {
-        let _ = client.readable().await;
+        client.ended().await;
         if !client.is_closed() {
             std::future::pending::<()>().await;
         }
@@ -1139,7 +1135,7 @@ async fn send(to: &Socket, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match to.try_send(bytes) {
             Ok(count) => bytes = &bytes[count..],
-            Err(error) if would_block(&error) => to.writable().await?,
+            Err(error) if would_block(&error) => to.writable().await,
             Err(error) => return Err(error),
         }
     }

@@ -122,7 +122,7 @@ async fn pump_within(
             turn_bytes = 0;
             crate::net::yield_now().await;
         }
-        from.readable().await.map_err(drop)?;
+        from.readable().await;
         *buffer = buffers.take();
         match from.try_recv(buffer.spare()) {
             Ok(0) => {
@@ -141,7 +141,7 @@ async fn send(to: &Socket, mut bytes: &[u8]) -> Result<(), ()> {
     while !bytes.is_empty() {
         match to.try_send(bytes) {
             Ok(count) => bytes = &bytes[count..],
-            Err(error) if would_block(&error) => to.writable().await.map_err(drop)?,
+            Err(error) if would_block(&error) => to.writable().await,
             Err(_) => return Err(()),
         }
     }

@@ -216,10 +216,11 @@ impl Shard {
             let woken = !std::mem::replace(&mut first, false);
             match rung.as_mut().poll(context) {
                 Poll::Pending if woken => Poll::Ready(()),
-                other => other.map(|_| ()),
+                other => other,
             }
         })
         .await;
+        bell.emptied();
         self.main.set(None);
     }
 

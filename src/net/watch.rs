@@ -1,0 +1,209 @@
+//! The sockets of a shard, watched through one epoll instance, which the ring watches in turn.
+//!
+//! Each socket is registered once, edge-triggered, for all that may happen to it (epoll(7)). What
+//! the kernel tells is kept beside the socket, so that most waits end without a system call, and
+//! the edges of a turn come in one batch however many sockets they belong to. A poll operation for
+//! each wait, in the ring, cost 7 % more CPU per request.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use slab::Slab;
+
+/// Edges taken at once. What is left makes the instance readable again.
+const EDGES_MAX: usize = 256;
+
+/// A read would not block, as far as we know.
+pub(super) const READABLE: u8 = 1;
+
+/// A write would not block, as far as we know.
+pub(super) const WRITABLE: u8 = 2;
+
+/// The peer has ended its side, or the connection has failed.
+pub(super) const ENDED: u8 = 4;
+
+/// What each socket is registered for.
+const ALL: EventFlags =
+    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+
+thread_local! {
+    /// The watch of the shard that runs on this thread.
+    static CURRENT: RefCell<Option<Rc<Watch>>> = const { RefCell::new(None) };
+}
+
+/// The watched sockets of one shard.
+pub(super) struct Watch {
+    epoll: OwnedFd,
+    places: RefCell<Slab<Place>>,
+    generation: Cell<u32>,
+}
+
+/// A watched socket. The generation tells it from those that had its key before.
+struct Place {
+    generation: u32,
+    readiness: Rc<Readiness>,
+}
+
+/// What is known of one socket, and who waits for more. One task at a time may wait.
+#[derive(Default)]
+pub(super) struct Readiness {
+    known: Cell<u8>,
+    awaited: Cell<u8>,
+    waker: Cell<Option<Waker>>,
+}
+
+/// A socket's registration, until it is dropped. Drop it before the descriptor is closed.
+pub(super) struct Registration {
+    watch: Rc<Watch>,
+    key: usize,
+    readiness: Rc<Readiness>,
+}
+
+impl Registration {
+    /// Watches a descriptor for the shard of this thread. `known` is taken for granted at first.
+    pub fn new(descriptor: BorrowedFd<'_>, known: u8) -> io::Result<Registration> {
+        let watch = CURRENT.with_borrow(Clone::clone).expect("sockets belong to a shard");
+        let readiness = Rc::new(Readiness { known: Cell::new(known), ..Readiness::default() });
+        let generation = watch.generation.get().wrapping_add(1);
+        watch.generation.set(generation);
+        let place = Place { generation, readiness: readiness.clone() };
+        let key = watch.places.borrow_mut().insert(place);
+        let registration = Registration { watch, key, readiness };
+        let token = u64::from(generation) << 32 | key as u64;
+        epoll::add(&registration.watch.epoll, descriptor, EventData::new_u64(token), ALL)?;
+        Ok(registration)
+    }
+
+    /// Stops the kernel's side of it. A descriptor that is closed needs no such thing.
+    pub fn forget(&self, descriptor: BorrowedFd<'_>) {
+        let _ = epoll::delete(&self.watch.epoll, descriptor);
+    }
+
+    /// What is known of the socket.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.watch.places.borrow_mut().remove(self.key);
+    }
+}
+
+impl Readiness {
+    /// Whether one of these is known.
+    pub fn knows(&self, any_of: u8) -> bool {
+        self.known.get() & any_of != 0
+    }
+
+    /// A call has shown that this does not hold any more.
+    pub fn clear(&self, what: u8) {
+        self.known.set(self.known.get() & !what);
+    }
+
+    /// Waits until one of these is known.
+    pub fn wait(&self, any_of: u8) -> Ready<'_> {
+        Ready { readiness: self, any_of }
+    }
+
+    fn tell(&self, news: u8) {
+        self.known.set(self.known.get() | news);
+        if self.awaited.get() & news != 0 {
+            self.awaited.set(0);
+            if let Some(waker) = self.waker.take() {
+                waker.wake();
+            }
+        }
+    }
+}
+
+/// Waits for a socket. Dropping it costs at most a wake-up in vain.
+pub(super) struct Ready<'a> {
+    readiness: &'a Readiness,
+    any_of: u8,
+}
+
+impl Future for Ready<'_> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let Ready { readiness, any_of } = *self;
+        if readiness.knows(any_of) {
+            return Poll::Ready(());
+        }
+        readiness.awaited.set(readiness.awaited.get() | any_of);
+        let waker = match readiness.waker.take() {
+            Some(waker) if waker.will_wake(context.waker()) => waker,
+            _ => context.waker().clone(),
+        };
+        readiness.waker.set(Some(waker));
+        Poll::Pending
+    }
+}
+
+/// Gives this thread a watch.
+pub(super) fn begin() -> io::Result<()> {
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let watch = Watch { epoll, places: RefCell::default(), generation: Cell::new(0) };
+    CURRENT.set(Some(Rc::new(watch)));
+    Ok(())
+}
+
+/// Passes edges on, for as long as the shard runs.
+pub(super) async fn run() {
+    let watch = CURRENT.with_borrow(Clone::clone).expect("begun before");
+    // The runtime's stream is only used for its readiness, which any pollable descriptor has.
+    let epoll = watch.epoll.try_clone().map(std::net::TcpStream::from);
+    let epoll = epoll.and_then(monoio::net::TcpStream::from_std);
+    let epoll = epoll.expect("a descriptor for the watch, at start");
+    let mut events = Vec::with_capacity(EDGES_MAX);
+    loop {
+        if let Err(error) = epoll.readable(false).await {
+            panic!("a shard cannot wait for its sockets any more: {error}");
+        }
+        watch.pass_on(&mut events);
+    }
+}
+
+impl Watch {
+    /// One batch of edges.
+    fn pass_on(&self, events: &mut Vec<epoll::Event>) {
+        let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        events.clear();
+        if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&none)).is_err() {
+            return; // EINTR: it is still readable.
+        }
+        let places = self.places.borrow();
+        for event in events.iter() {
+            let token = event.data.u64();
+            // A socket may have been closed after its edge was taken.
+            if let Some(place) = places.get((token & u64::from(u32::MAX)) as usize)
+                && u64::from(place.generation) == token >> 32
+            {
+                place.readiness.tell(news(event.flags));
+            }
+        }
+    }
+}
+
+/// What an event says. An error is something to read, and to write: the call will tell it.
+fn news(flags: EventFlags) -> u8 {
+    let mut news = 0;
+    if flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR) {
+        news |= READABLE | ENDED;
+    }
+    if flags.contains(EventFlags::IN) {
+        news |= READABLE;
+    }
+    if flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR) {
+        news |= WRITABLE;
+    }
+    news
+}
