@@ -24,6 +24,8 @@ pub mod route;
 
 pub mod balance;
 
+pub mod exchange;
+
 pub mod upstream;
 
 pub mod relay;
