@@ -9,7 +9,7 @@ use outrigger::route::{
 };
 
 use crate::messages::{GET_CURL, request};
-use crate::{Step, Turns, Work};
+use crate::{ROUNDS, Step, Turns, Work};
 
 pub const STEPS: &[Step] = &[
     Step {
@@ -21,7 +21,7 @@ pub const STEPS: &[Step] = &[
     Step { name: "route: 1000 paths", prepare: || paths(1000) },
     Step {
         name: "route: 1000 paths, none matches",
-        prepare: || find(1000, by_path, |_| "/static/logo.png".into()),
+        prepare: || find(1000, by_path, |number| format!("/static/{number}.png")),
     },
     Step { name: "route: 10 hosts", prepare: || hosts(10) },
     Step { name: "route: 100 hosts", prepare: || hosts(100) },
@@ -30,8 +30,9 @@ pub const STEPS: &[Step] = &[
     Step { name: "route: 100 values of a header", prepare: || headers(100) },
 ];
 
-/// Different requests; see [`Turns`].
-const REQUESTS: usize = 16;
+/// Different requests, as many as are made: hashes are seeded anew each time, so one request would
+/// meet collisions today and none tomorrow.
+const REQUESTS: usize = ROUNDS as usize;
 
 fn paths(count: usize) -> Work {
     find(count, by_path, |number| format!("/api/{number}/items/42"))
