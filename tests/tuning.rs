@@ -71,6 +71,32 @@ fn profiles_serve() {
     }
 }
 
+/// Threads, limits, times and pools: what they do to speed and memory is said, or that nobody knows.
+#[test]
+fn every_knob_is_explained() {
+    let said = fs::read_to_string(tuning("README.md")).expect("readable");
+    let schema = serde_json::json!(outrigger::config::schema());
+    let mut missing = Vec::new();
+    for part in [
+        "Shards",
+        "PerCore",
+        "ListenerTimeouts",
+        "ListenerLimits",
+        "AccessLog",
+        "RouteTimeouts",
+        "ClusterTimeouts",
+        "Pool",
+        "Shutdown",
+    ] {
+        let keys = schema["$defs"][part]["properties"].as_object().expect(part).keys();
+        let told = |key: &str| {
+            [format!("`{key}`"), format!(".{key}`")].iter().any(|text| said.contains(text))
+        };
+        missing.extend(keys.filter(|key| !told(key)).map(|key| format!("{part}: {key}")));
+    }
+    assert_eq!(missing, Vec::<String>::new());
+}
+
 // ---- The inspector -----------------------------------------------------------------------------
 
 /// A host made of files.
