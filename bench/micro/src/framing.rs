@@ -1,5 +1,4 @@
-//! Chunked bodies: taken apart by `step`, as the relay does it; or skimmed, where they could pass as
-//! they are, which nobody calls yet.
+//! Chunked bodies: taken apart by `step`, as the relay does it.
 
 use std::hint::black_box;
 
@@ -34,12 +33,6 @@ fn body(chunks: usize, bytes: usize, extension: &str) -> Vec<u8> {
 
 fn with_trailers() -> Vec<u8> {
     b"10\r\n0123456789abcdef\r\n0\r\nGrpc-Status: 0\r\nGrpc-Message: fine\r\n\r\n".to_vec()
-}
-
-fn skim(body: Vec<u8>) -> Work {
-    let skim = Chunked::new(false).skim(&body).expect("a body");
-    assert!(skim.ended && skim.consumed == body.len());
-    Box::new(move || _ = black_box(Chunked::new(false).skim(black_box(&body))))
 }
 
 fn step(body: Vec<u8>) -> Work {
