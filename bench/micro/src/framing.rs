@@ -7,8 +7,6 @@ use outrigger::http::body::{Chunked, Piece, chunk_header};
 use crate::{Step, Work};
 
 pub const STEPS: &[Step] = &[
-    Step { name: "framing: skim, 4 chunks of 4 KiB", prepare: || skim(body(4, 4096, "")) },
-    Step { name: "framing: skim, 64 chunks of 16 B", prepare: || skim(body(64, 16, "")) },
     Step { name: "framing: step, 4 chunks of 4 KiB", prepare: || step(body(4, 4096, "")) },
     Step { name: "framing: step, 64 chunks of 16 B", prepare: || step(body(64, 16, "")) },
     Step {
