@@ -141,7 +141,7 @@ def full(campaign: Campaign) -> str:
         section = lines(campaign, pick)
         if section:
             out += [f"{title}\n", figure_table(campaign, section)]
-            if ratios := ratio_table(campaign, section):
+            if pick is not reload and (ratios := ratio_table(campaign, section)):
                 out += ["Ratios round by round.\n", ratios]
     if found := notes(campaign):
         out.append("\n".join(f"- {note}" for note in found) + "\n")
