@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +58,13 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--loadgen", type=Path, metavar="BINARY", default=TARGET / "release" / "outrigger-loadgen",
         help="(target/release/outrigger-loadgen)",
     )
+    made.add_argument("--raw", type=Path, metavar="FILE", help="append raw rows there (target/bench)")
+    made.add_argument("--keep", action="store_true", help="append raw rows in bench/results")
     return made
 
 
 def main() -> int:
     flags = parser(DESCRIPTION)
-    flags.add_argument("--raw", type=Path, metavar="FILE", help="append raw rows there (target/bench)")
-    flags.add_argument("--keep", action="store_true", help="append raw rows in bench/results")
     flags.add_argument("--cpu-proxy", type=int, default=0, help="(0)")
     flags.add_argument("--cpu-load", type=int, default=1, help="(1)")
     flags.add_argument("--cpu-origin", type=int, help="(the load's)")
@@ -77,14 +78,24 @@ def main() -> int:
         bench = make_bench(arguments)
     except (UsageError, scenario.ScenarioError) as error:
         flags.error(str(error))
-    description = machine.describe()
-    campaign = new_campaign(arguments, bench, scenarios, proxies, skipped, description)
-    now = datetime.datetime.now(datetime.UTC)
-    raw = arguments.raw or (
-        RESULTS / f"{now:%Y-%m-%d}-{machine.kind(description)}.jsonl" if arguments.keep
-        else TARGET / "bench" / f"versus-{now:%Y-%m-%dT%H%M%SZ}.jsonl"
-    )
-    return run(Plan(bench, scenarios, proxies, arguments.rounds, arguments.seconds), campaign, raw)
+    campaign = new_campaign(arguments, bench, scenarios, proxies, skipped)
+    turns = [
+        turn
+        for number in range(1, arguments.rounds + 1)
+        for turn in turns_of(number, bench, scenarios.values(), proxies, arguments.seconds)
+    ]
+    return run(turns, campaign, raw_path(arguments, campaign, "versus"))
+
+
+def raw_path(arguments: argparse.Namespace, campaign: Campaign, name: str) -> Path:
+    """Where the rows go: where they are kept only if that was asked for."""
+    if arguments.raw:
+        return arguments.raw
+    if arguments.keep:
+        prefix = "" if name == "versus" else f"{name}-"
+        kind = machine.kind(campaign.machine)
+        return RESULTS / f"{prefix}{campaign.date[:10]}-{kind}.jsonl"
+    return TARGET / "bench" / f"{name}-{campaign.date.replace(':', '')}.jsonl"
 
 
 class UsageError(Exception):
@@ -117,10 +128,17 @@ def available(arguments: argparse.Namespace) -> tuple[dict[str, Path], dict[str,
     return binaries, skipped
 
 
+def load_generator(arguments: argparse.Namespace) -> Path:
+    if not os.access(arguments.loadgen, os.X_OK):
+        raise UsageError(
+            f"{arguments.loadgen} is not there: cargo build --release -p outrigger-loadgen"
+        )
+    return arguments.loadgen.absolute()
+
+
 def make_bench(arguments: argparse.Namespace) -> Bench:
-    loadgen = arguments.loadgen.absolute()
-    if not os.access(loadgen, os.X_OK):
-        raise UsageError(f"{arguments.loadgen} is not there: cargo build --release -p outrigger-loadgen")
+    """One CPU for the proxies, and others for the rest."""
+    loadgen = load_generator(arguments)
     origin = arguments.cpu_load if arguments.cpu_origin is None else arguments.cpu_origin
     ours = os.sched_getaffinity(0)
     for cpu in (arguments.cpu_proxy, arguments.cpu_load, origin):
@@ -135,49 +153,45 @@ def make_bench(arguments: argparse.Namespace) -> Bench:
 class Turn:
     """One measurement to make."""
 
+    bench: Bench
     scenario: Scenario
     proxy: Proxy
+    binary: Path
+    # From 1; and the place in it, from 1.
     round: int
     place: int
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All measurements of a campaign."""
-
-    bench: Bench
-    scenarios: dict[str, Scenario]
-    binaries: dict[str, Path]
-    rounds: int
     seconds: float
 
-    def turns(self) -> list[Turn]:
-        """Round by round, scenario by scenario; in each, every proxy, another one first each time."""
-        turns = []
-        for number in range(self.rounds):
-            for one in self.scenarios.values():
-                fit = [
-                    PROXIES[name] for name in self.binaries
-                    if one.name not in PROXIES[name].skips
-                    and len(self.bench.cpus_proxy) <= (PROXIES[name].workers_max or 1 << 16)
-                ]
-                first = number % max(1, len(fit))
-                order = fit[first:] + fit[:first]
-                turns += [
-                    Turn(one, proxy, number + 1, place + 1) for place, proxy in enumerate(order)
-                ]
-        return turns
-
-    def seconds_of(self, turn: Turn) -> float:
+    def estimate_s(self) -> float:
         """About how long it takes."""
-        idle = turn.scenario.idle_connections
+        idle = self.scenario.idle_connections
         settle = idle * IDLE_OPEN_S + IDLE_SETTLE_S if idle else 0.0
         return OVERHEAD_S + WARM_UP_S + self.seconds + settle
 
 
+def turns_of(
+    number: int, bench: Bench, scenarios: Iterable[Scenario], binaries: dict[str, Path],
+    seconds: float,
+) -> list[Turn]:
+    """One round: in each scenario every proxy that fits, another one first each time."""
+    turns = []
+    for one in scenarios:
+        fit = [
+            name for name in binaries
+            if one.name not in PROXIES[name].skips
+            and len(bench.cpus_proxy) <= (PROXIES[name].workers_max or 1 << 16)
+        ]
+        first = (number - 1) % max(1, len(fit))
+        turns += [
+            Turn(bench, one, PROXIES[name], binaries[name], number, place, seconds)
+            for place, name in enumerate(fit[first:] + fit[:first], 1)
+        ]
+    return turns
+
+
 def new_campaign(
     arguments: argparse.Namespace, bench: Bench, scenarios: dict[str, Scenario],
-    binaries: dict[str, Path], skipped: dict[str, str], description: dict,
+    binaries: dict[str, Path], skipped: dict[str, str],
 ) -> Campaign:
     skipped = dict(skipped)
     for one in scenarios.values():
@@ -187,7 +201,7 @@ def new_campaign(
     return Campaign(
         date=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}",
         command=command(),
-        machine=description,
+        machine=machine.describe(),
         versions={name: PROXIES[name].version(binary) for name, binary in binaries.items()},
         seconds=arguments.seconds,
         rounds=arguments.rounds,
@@ -221,55 +235,63 @@ def command() -> str:
     return shlex.join([str(program.relative_to(ROOT) if ROOT in program.parents else program.name), *shown])
 
 
-def run(plan: Plan, campaign: Campaign, raw: Path) -> int:
-    """Everything in turn. Ctrl-C ends it with the table so far."""
-    raise_descriptor_limit()
-    # Never on the proxies' CPU.
-    os.sched_setaffinity(0, plan.bench.cpus_load)
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+def run(
+    turns: list[Turn], campaign: Campaign, raw: Path,
+    show: Callable[[Campaign], str] = table.full,
+) -> int:
+    """Everything in turn. Ctrl-C ends it with the table so far. Returns the exit code."""
+    prepare(campaign.cpus_load)
     for what, why in campaign.skipped.items():
         say(f"{what}: skipped, {why}")
-    turns = plan.turns()
-    left = sum(map(plan.seconds_of, turns))
+    left = sum(turn.estimate_s() for turn in turns)
     say(f"{len(turns)} measurements, about {duration(left)}; raw rows: {raw}")
     writer = Writer(raw, campaign)
     interrupted = False
     try:
         for done, turn in enumerate(turns, 1):
-            row = one(plan, turn)
+            row = measured(turn)
             campaign.rows.append(row)
             writer.row(row)
-            left -= plan.seconds_of(turn)
+            left -= turn.estimate_s()
             say(f"{progress(row)}  [{done}/{len(turns)}, {duration(left)} left]")
     except KeyboardInterrupt:
         interrupted = True
         say("interrupted: the table so far")
     finally:
         writer.close()
-    print(table.full(campaign))
+    print(show(campaign))
     if interrupted:
         return EXIT_INTERRUPTED
     return EXIT_INVALID if any(row.invalid for row in campaign.rows) else 0
 
 
-def one(plan: Plan, turn: Turn) -> Row:
+def prepare(cpus_load: list[int]) -> None:
+    """This process never runs on the proxies' CPU; SIGTERM ends as Ctrl-C does."""
+    raise_descriptor_limit()
+    os.sched_setaffinity(0, cpus_load)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+
+def measured(turn: Turn) -> Row:
+    """The row, whatever comes of it."""
     found, invalid = None, None
     at = time.time()
     try:
         found = measure(
-            plan.bench, turn.proxy, plan.binaries[turn.proxy.name], turn.scenario, plan.seconds,
-            turn.round,
+            turn.bench, turn.proxy, turn.binary, turn.scenario, turn.seconds, turn.round
         )
     except (Invalid, ProcessError) as error:
         invalid = str(error)
+    workers = len(turn.bench.cpus_proxy)
     return Row(
-        turn.scenario.name, turn.proxy.name, turn.round, turn.place, len(plan.bench.cpus_proxy),
-        round(at, 1), found, invalid,
+        turn.scenario.name, turn.proxy.name, turn.round, turn.place, workers, round(at, 1), found,
+        invalid,
     )
 
 
 def progress(row: Row) -> str:
-    start = f"{row.scenario}, round {row.round}, {row.proxy}:"
+    several = f" with {row.workers} workers" if row.workers > 1 else ""
+    start = f"{row.scenario}, round {row.round}, {row.proxy}{several}:"
     if row.figures is None:
         return f"{start} INVALID: {row.invalid}"
     found = row.figures

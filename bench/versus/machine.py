@@ -46,18 +46,21 @@ def commit() -> str:
 
 @dataclass(frozen=True)
 class CpuTicks:
-    """One CPU's time since boot, in seconds; proc_stat(5)."""
+    """Some CPUs' time since boot, in seconds; proc_stat(5)."""
 
     busy: float
     stolen: float
 
     @classmethod
-    def now(cls, cpu: int) -> "CpuTicks":
-        return cls.parse(Path("/proc/stat").read_text(), cpu)
+    def now(cls, cpus: list[int]) -> "CpuTicks":
+        return cls.parse(Path("/proc/stat").read_text(), cpus, os.sysconf("SC_CLK_TCK"))
 
     @classmethod
-    def parse(cls, text: str, cpu: int) -> "CpuTicks":
-        fields = re.search(rf"^cpu{cpu} (.+)$", text, re.M).group(1).split()
-        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
-        hertz = os.sysconf("SC_CLK_TCK")
-        return cls((user + nice + system + irq + softirq) / hertz, steal / hertz)
+    def parse(cls, text: str, cpus: list[int], hertz: int) -> "CpuTicks":
+        busy = stolen = 0
+        for cpu in cpus:
+            fields = re.search(rf"^cpu{cpu} (.+)$", text, re.M).group(1).split()
+            user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+            busy += user + nice + system + irq + softirq
+            stolen += steal
+        return cls(busy / hertz, stolen / hertz)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .machine import CpuTicks
 from .process import PATIENCE_S, ProcessError, Server, connect, cpu_list, free_port, pinned
-from .results import Figures
+from .results import DISTURBED, NOT_SATURATED, RATE_MISSED, SHARED, STOLEN, Figures
 from .rivals import Proxy, Setting
 from .scenario import Scenario
 
@@ -57,6 +57,12 @@ class Bench:
     cpus_proxy: list[int]
     cpus_load: list[int]
     cpus_origin: list[int]
+    # Each load generator's report stays there, as PROXY-RATE-SEED.json.
+    keep: Path | None = None
+
+    @property
+    def shared(self) -> bool:
+        return not set(self.cpus_proxy).isdisjoint(self.cpus_load + self.cpus_origin)
 
 
 def measure(
@@ -73,8 +79,11 @@ def measure(
         setting = Setting(
             folder, binary, bench.cpus_proxy, [origin.port for origin in origins], scenario.traits
         )
-        server = proxy.start(setting)
-        servers.append(server)
+        if proxy.direct:
+            server = origins[0]
+        else:
+            server = proxy.start(setting)
+            servers.append(server)
         return Measurement(bench, proxy, scenario, seconds, seed, setting, origins, server).run()
     finally:
         for server in reversed(servers):
@@ -102,6 +111,9 @@ class Measurement:
     setting: Setting
     origins: list[Server]
     server: Server
+    # Reloads so far, and questions to the origins: each is a connection of its own.
+    generation: int = 0
+    asked: int = 0
 
     def run(self) -> Figures:
         self.check_answers()
@@ -144,14 +156,14 @@ class Measurement:
 
     def under_load(self) -> Figures:
         self.load(WARM_UP_S)
-        cpu = self.bench.cpus_proxy[0]
         opened, asked = self.origin_counts()
-        ticks, start, spent = CpuTicks.now(cpu), time.monotonic(), self.server.cpu_ns()
+        ticks, start, spent = self.ticks(), time.monotonic(), self.server.cpu_ns()
         origin_spent = sum(origin.cpu_ns() for origin in self.origins)
         said, reloads_ms = self.load(self.seconds)
+        self.keep_report()
         spent = (self.server.cpu_ns() - spent) / 1e9
         origin_spent = (sum(origin.cpu_ns() for origin in self.origins) - origin_spent) / 1e9
-        wall, after = time.monotonic() - start, CpuTicks.now(cpu)
+        wall, after = time.monotonic() - start, self.ticks()
         self.server.check()
         opened_after, asked_after = self.origin_counts()
         workers = self.setting.workers
@@ -173,8 +185,8 @@ class Measurement:
             load_wait_share=said["generator"]["cpu_wait_share_max"],
             origin_cpu_share=origin_spent / elapsed / len(self.bench.cpus_origin),
             late_share=said["late"] / max(1, said["sent"]),
-            others_share=max(0.0, (after.busy - ticks.busy) - spent) / wall if workers == 1 else 0.0,
-            stolen_share=(after.stolen - ticks.stolen) / wall,
+            others_share=max(0.0, after.busy - ticks.busy - spent) / wall / workers,
+            stolen_share=(after.stolen - ticks.stolen) / wall / workers,
         )
         if self.scenario.rate is not None:
             latency = said["latency_ns"]
@@ -186,6 +198,9 @@ class Measurement:
             figures.reload_ms = max(reloads_ms, default=None)
         self.judge(figures, said, asked_after - asked)
         return figures
+
+    def ticks(self) -> CpuTicks:
+        return CpuTicks.now(self.bench.cpus_proxy)
 
     def judge(self, figures: Figures, said: dict, asked: int) -> None:
         """Raises Invalid for a broken setup; marks what is doubtful."""
@@ -213,19 +228,21 @@ class Measurement:
                 raise Invalid(f"{figures.requests} answers, but the origin counts {asked} requests")
         if scenario.rate is None:
             if figures.cpu_share < SATURATED_MIN:
-                figures.marks.append("not saturated")
+                figures.marks.append(NOT_SATURATED)
         elif figures.requests < RATE_MIN * said["asked"]["rate"] * self.seconds:
-            figures.marks.append("rate missed")
-        if figures.others_share > OTHERS_MAX:
-            figures.marks.append("disturbed")
+            figures.marks.append(RATE_MISSED)
+        if self.bench.shared:
+            figures.marks.append(SHARED)
+        elif figures.others_share > OTHERS_MAX:
+            figures.marks.append(DISTURBED)
         if figures.stolen_share > STOLEN_MAX:
-            figures.marks.append("stolen")
+            figures.marks.append(STOLEN)
 
     def load(self, seconds: float) -> tuple[dict, list[float]]:
         """Runs the load generator; its report, and how long each reload took, in milliseconds."""
-        report = self.setting.folder / "load.json"
         command = [
-            str(self.bench.loadgen), "--quiet", "--json", str(report),
+            str(self.bench.loadgen), "--quiet", "--json", str(self.report),
+            "--label", self.proxy.title,
             "--threads", str(len(self.bench.cpus_load)), "--cpus", cpu_list(self.bench.cpus_load),
             *self.scenario.flags(self.server.port, seconds, self.seed),
         ]
@@ -256,11 +273,20 @@ class Measurement:
         if process.returncode != 0:
             self.server.check()
             raise Invalid(f"the load generator: {log.read_text(errors='replace').strip()[-400:]}")
-        return json.loads(report.read_text()), reloads
+        return json.loads(self.report.read_text()), reloads
+
+    @property
+    def report(self) -> Path:
+        return self.setting.folder / "load.json"
+
+    def keep_report(self) -> None:
+        if self.bench.keep is not None:
+            name = f"{self.proxy.name}-{self.scenario.rate or 'closed'}-{self.seed}.json"
+            shutil.copy(self.report, self.bench.keep / name)
 
     def reload(self) -> float:
         """Reloads, waits until a new connection sees it, and returns how long, in milliseconds."""
-        self.generation = getattr(self, "generation", 0) + 1
+        self.generation += 1
         start = time.monotonic()
         self.proxy.reload(self.setting, self.server, self.generation)
         while time.monotonic() < start + PATIENCE_S:
@@ -278,10 +304,9 @@ class Measurement:
         connections = requests = 0
         for origin in self.origins:
             stat = json.loads(get(origin.port, "/stat"))
-            # Each question here is a connection of its own.
             connections += stat["connections"]
             requests += stat["requests"]
-        self.asked = getattr(self, "asked", 0) + len(self.origins)
+        self.asked += len(self.origins)
         return connections - self.asked, requests
 
 

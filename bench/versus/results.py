@@ -8,6 +8,13 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+# Marks: what makes figures doubtful.
+NOT_SATURATED = "not saturated"
+RATE_MISSED = "rate missed"
+DISTURBED = "disturbed"
+STOLEN = "stolen"
+SHARED = "load on the proxy's CPUs"
+
 
 @dataclass
 class Figures:
@@ -52,7 +59,7 @@ class Figures:
     # Under load; and the longest until a new connection saw the new configuration.
     reloads: int | None = None
     reload_ms: float | None = None
-    # What makes the figures doubtful.
+    # Of the marks above.
     marks: list[str] = field(default_factory=list)
 
 

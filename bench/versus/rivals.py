@@ -101,6 +101,8 @@ class Proxy:
     workers_max: int | None = None
     # A reference that does less than a proxy must.
     reference: bool = False
+    # No proxy at all: the load goes to the origin.
+    direct: bool = False
 
     def start(self, setting: Setting) -> Server:
         """Raises ProcessError if it does not come up."""
@@ -276,6 +278,10 @@ PROXIES = {
         ),
     )
 }
+
+DIRECT = Proxy(
+    "direct", "direct", lambda: None, lambda _: "-", (), lambda _: [], reference=True, direct=True
+)
 
 # Ours, which is compared, and the two whose better one it is compared with.
 OURS = "outrigger"

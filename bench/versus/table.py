@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from . import figures
 from .figures import Kind, Line, number, spread
-from .results import Campaign
+from .results import NOT_SATURATED, Campaign
 from .rivals import OURS, PROXIES, YARDSTICKS
 
 
@@ -163,14 +163,33 @@ def summary(campaign: Campaign) -> str:
             spread(ratios.values()),
             verdict(one, ratios),
         ])
-    head = ["", *(PROXIES[name].title for name in names)]
-    yardsticks = "/".join(PROXIES[name].title for name in YARDSTICKS)
-    text = markdown([*head, f"ratio to the better of {yardsticks}", "limit"], rows)
-    doubts = [note for note in notes(campaign) if not note.startswith("floor in")]
-    if doubts:
-        text += "\n" + "\n".join(f"- {note}" for note in doubts) + "\n"
-    return f"{described(campaign)}. Medians; of the ratio, which is taken within each round, with " \
-        f"least and most.\n\n{text}\n```sh\n{campaign.command}\n```\n"
+    yardsticks = " and ".join(PROXIES[name].title for name in YARDSTICKS)
+    head = ["", *(PROXIES[name].title for name in names), "ratio", "limit"]
+    parts = [
+        f"{described(campaign)}. Medians. The ratio is {PROXIES[OURS].title}'s figure over the "
+        f"better one of {yardsticks} in the same round: median (least–most).",
+        markdown(head, rows).strip(),
+    ]
+    if doubts := summary_notes(campaign):
+        parts.append("\n".join(f"- {doubt}" for doubt in doubts))
+    parts.append(f"```sh\n{campaign.command}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
+def summary_notes(campaign: Campaign) -> list[str]:
+    """Who is missing, and how many measurements were invalid or disturbed."""
+    found = [
+        f"{what}: skipped, {why}"
+        for what, why in campaign.skipped.items()
+        if not any(one.reference and what.startswith(one.name) for one in PROXIES.values())
+    ]
+    all_rows = len(campaign.rows)
+    if invalid := [row for row in campaign.rows if row.invalid]:
+        found.append(f"{len(invalid)} of {all_rows} measurements were invalid and are left out")
+    marks = Counter(mark for row in campaign.rows if row.figures for mark in row.figures.marks)
+    # Whether a proxy was saturated matters to its throughput, which is not told here.
+    del marks[NOT_SATURATED]
+    return found + [f"{mark}: {count} of {all_rows} measurements" for mark, count in marks.items()]
 
 
 def summary_lines(campaign: Campaign) -> list[Line]:
