@@ -123,18 +123,13 @@ class Server:
         return family
 
     def cpu_ns(self) -> int:
-        """CPU time of all threads so far, the kernel's work for them included.
-
-        It is the sum over /proc/PID/task/*/schedstat; but that forgets threads that have ended, and
-        the process's clock does not.
-        """
+        """CPU time of all threads of it and its children so far, in nanoseconds."""
         for pid in self.family():
             start = started(pid)
             if start is None:
                 continue
             try:
-                # clock_getcpuclockid(3): the process's number in the clock's; 2 is the scheduler's.
-                self.seen[pid, start] = time.clock_gettime_ns((~pid << 3) | 2)
+                self.seen[pid, start] = cpu_ns(pid)
             except OSError:
                 pass  # It has just ended.
         return sum(self.seen.values())
@@ -149,6 +144,16 @@ class Server:
                 continue
             total += int(re.search(r"^Pss:\s+(\d+) kB", text, re.M).group(1)) * 1024
         return total
+
+
+def cpu_ns(pid: int) -> int:
+    """CPU time of a process's threads, the kernel's work for them included. Raises OSError.
+
+    It is the sum over /proc/PID/task/*/schedstat; but that forgets threads that have ended, and the
+    process's clock does not.
+    """
+    # clock_getcpuclockid(3): the process's number in the clock's; 2 is the scheduler's.
+    return time.clock_gettime_ns((~pid << 3) | 2)
 
 
 def stat_fields(pid: int) -> list[str] | None:

@@ -168,7 +168,9 @@ fn plot(
         series.added(base, pick).map(|(rate, nanos)| (rate as f64, nanos.max(SHOWN_MIN))).collect()
     };
     let every: Vec<_> = others.iter().flat_map(|series| points(series)).collect();
-    let right = base.runs.keys().max().map_or(1.0, |&rate| rate as f64);
+    let rates = || base.runs.keys().map(|&rate| rate as f64);
+    let left = rates().fold(f64::INFINITY, f64::min).max(1.0);
+    let right = rates().fold(left, f64::max);
     let low = every.iter().map(|point| point.1).fold(f64::INFINITY, f64::min).max(SHOWN_MIN);
     let high = every.iter().map(|point| point.1).fold(low, f64::max);
     let mut svg = String::new();
@@ -179,7 +181,10 @@ fn plot(
             .margin_right(40)
             .x_label_area_size(40)
             .y_label_area_size(70)
-            .build_cartesian_2d(0.0..right * 1.05, (low / 1.2..high * 1.5).log_scale())?;
+            .build_cartesian_2d(
+                (left / 1.1..right * 1.1).log_scale(),
+                (low / 1.2..high * 1.5).log_scale(),
+            )?;
         chart
             .configure_mesh()
             .x_desc("requests a second")
