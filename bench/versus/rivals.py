@@ -248,6 +248,7 @@ PROXIES = {
             caddy_reload,
             environment=lambda setting: {
                 "GOMAXPROCS": str(setting.workers),
+                "GOGC": "400",
                 "HOME": str(setting.folder),
                 "XDG_CONFIG_HOME": str(setting.folder),
                 "XDG_DATA_HOME": str(setting.folder),
