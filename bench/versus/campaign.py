@@ -50,7 +50,7 @@ def parser(description: str) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument("--rounds", type=int, default=3, help="of each row (3)")
-    made.add_argument("--seconds", type=float, default=3.0, help="of load, for each measurement (3)")
+    made.add_argument("--seconds", type=float, default=3.0, help="of load, each time (3)")
     made.add_argument("--rows", default="all", help="names of files in bench/scenarios (all)")
     made.add_argument("--proxies", default="all", help=f"some of {','.join(PROXIES)} (all)")
     made.add_argument("--outrigger", type=Path, metavar="BINARY", help="(target/release/outrigger)")
@@ -58,8 +58,8 @@ def parser(description: str) -> argparse.ArgumentParser:
         "--loadgen", type=Path, metavar="BINARY", default=TARGET / "release" / "outrigger-loadgen",
         help="(target/release/outrigger-loadgen)",
     )
-    made.add_argument("--raw", type=Path, metavar="FILE", help="append raw rows there (target/bench)")
-    made.add_argument("--keep", action="store_true", help="append raw rows in bench/results")
+    made.add_argument("--raw", type=Path, metavar="FILE", help="append rows there (target/bench)")
+    made.add_argument("--keep", action="store_true", help="append rows in bench/results")
     return made
 
 
@@ -232,7 +232,8 @@ def command() -> str:
             next(words, None)
         elif not word.startswith(("--outrigger=", "--loadgen=", "--raw=")):
             shown.append(word)
-    return shlex.join([str(program.relative_to(ROOT) if ROOT in program.parents else program.name), *shown])
+    name = program.relative_to(ROOT) if ROOT in program.parents else program.name
+    return shlex.join([str(name), *shown])
 
 
 def run(
@@ -297,7 +298,8 @@ def progress(row: Row) -> str:
     found = row.figures
     said = [f"{found.cpu_us:.1f} µs", f"{found.rate:,.0f}/s", f"CPU {found.cpu_share:.0%}"]
     if found.p50_us is not None:
-        said.append(f"p50 {figures.number(found.p50_us)} µs, p99 {figures.number(found.p99_us)} µs")
+        p50, p99 = figures.number(found.p50_us), figures.number(found.p99_us)
+        said.append(f"p50 {p50} µs, p99 {p99} µs")
     if found.pss_per_connection_bytes is not None:
         said.append(f"{found.pss_per_connection_bytes / 1024:.2f} KiB a connection")
     if found.errors:

@@ -1,6 +1,7 @@
 """Processes of a measurement: starting, stopping, and what the kernel counts of them."""
 
 import os
+import random
 import re
 import signal
 import socket
@@ -14,6 +15,9 @@ PATIENCE_S = 10.0
 
 # Between two looks at whether it does, in seconds.
 LOOK_EVERY_S = 0.01
+
+# Below the range that Linux takes outgoing connections' ports from; ip(7).
+PORTS = range(10_240, 32_768)
 
 
 class ProcessError(Exception):
@@ -30,9 +34,15 @@ def cpu_list(cpus: list[int]) -> str:
 
 
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """One that no outgoing connection can take before the server does."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as listener:
+            try:
+                listener.bind(("127.0.0.1", port))
+                return port
+            except OSError:
+                pass
 
 
 def connect(port: int) -> socket.socket:

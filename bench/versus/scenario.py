@@ -53,7 +53,8 @@ class Scenario:
 
     def flags(self, port: int, seconds: float, seed: int = 1) -> list[str]:
         """For the load generator; everything but the CPUs, and what it writes."""
-        flags = ["-c", str(self.connections), "-d", f"{round(seconds * 1000)}ms", "--seed", str(seed)]
+        flags = ["-c", str(self.connections), "-d", f"{round(seconds * 1000)}ms"]
+        flags += ["--seed", str(seed)]
         flags += ["--closed"] if self.rate is None else ["-R", self.rate]
         if not self.keep_alive:
             flags.append("--no-keepalive")

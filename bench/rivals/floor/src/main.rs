@@ -65,7 +65,8 @@ fn write_all(mut to: &TcpStream, mut bytes: &[u8]) -> bool {
         match to.write(bytes) {
             Ok(n) => bytes = &bytes[n..],
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                let mut poll = libc::pollfd { fd: to.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+                let mut poll =
+                    libc::pollfd { fd: to.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
                 // SAFETY: one entry, which lives for the call.
                 unsafe { libc::poll(&mut poll, 1, -1) };
             }
