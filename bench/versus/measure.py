@@ -41,6 +41,9 @@ IDLE_SETTLE_S = 3.0
 # Of a fixed rate must be reached.
 RATE_MIN = 0.98
 
+# Failures that a rate can cause which is too high.
+TOO_LATE = {"timeout", "unfinished"}
+
 # Between two looks at a running load generator, in seconds.
 WATCH_EVERY_S = 0.02
 
@@ -196,49 +199,56 @@ class Measurement:
         if self.scenario.reload_every_s:
             figures.reloads = len(reloads_ms)
             figures.reload_ms = max(reloads_ms, default=None)
-        self.judge(figures, said, asked_after - asked)
+        self.mark(figures, said)
+        self.check(figures, said, asked_after - asked)
         return figures
 
     def ticks(self) -> CpuTicks:
         return CpuTicks.now(self.bench.cpus_proxy)
 
-    def judge(self, figures: Figures, said: dict, asked: int) -> None:
-        """Raises Invalid for a broken setup; marks what is doubtful."""
-        scenario, proxy = self.scenario, self.proxy.name
-        if figures.requests == 0:
-            raise Invalid(f"{proxy} answered nothing")
-        # Workers that come and go bring their own pools, and drop their clients' connections.
-        if not scenario.reload_every_s:
-            if figures.errors:
-                kinds = {kind: count for kind, count in said["failures"].items() if count}
-                raise Invalid(f"{figures.errors} requests failed: {kinds}")
-            # All were warm, but a burst may find them busy.
-            most = 2 * scenario.connections + 2
-            if figures.origin_connections > most and not self.proxy.direct:
-                raise Invalid(
-                    f"{proxy} keeps no connections to the origin: it opened "
-                    f"{figures.origin_connections} for {figures.requests} requests"
-                )
-            if scenario.keep_alive and figures.client_connections > scenario.connections:
-                raise Invalid(
-                    f"{proxy} closes its clients' connections: {figures.client_connections} for "
-                    f"{scenario.connections}"
-                )
-            # What the origin answered, and the end of a run cut off, may be more; never less.
-            if not 0 <= asked - figures.requests <= 2 * scenario.connections:
-                raise Invalid(f"{figures.requests} answers, but the origin counts {asked} requests")
-        if scenario.rate is None:
-            # What the hypervisor took, the proxy wanted.
-            if figures.cpu_share + figures.stolen_share < SATURATED_MIN:
-                figures.marks.append(NOT_SATURATED)
-        elif figures.requests < RATE_MIN * said["asked"]["rate"] * self.seconds:
-            figures.marks.append(RATE_MISSED)
+    def mark(self, figures: Figures, said: dict) -> None:
+        """Says what is doubtful."""
+        if self.scenario.rate is not None:
+            if rate_missed(said):
+                figures.marks.append(RATE_MISSED)
+        # What the hypervisor took, the proxy wanted.
+        elif figures.cpu_share + figures.stolen_share < SATURATED_MIN:
+            figures.marks.append(NOT_SATURATED)
         if self.bench.shared:
             figures.marks.append(SHARED)
         elif figures.others_share > OTHERS_MAX:
             figures.marks.append(DISTURBED)
         if figures.stolen_share > STOLEN_MAX:
             figures.marks.append(STOLEN)
+
+    def check(self, figures: Figures, said: dict, asked: int) -> None:
+        """Raises Invalid for a broken setup. `asked`: how many requests the origins counted."""
+        scenario, proxy = self.scenario, self.proxy.name
+        if figures.requests == 0:
+            raise Invalid(f"{proxy} answered nothing")
+        # Workers that come and go bring their own pools, and drop their clients' connections.
+        if scenario.reload_every_s:
+            return
+        kinds = {kind: count for kind, count in said["failures"].items() if count}
+        if RATE_MISSED in figures.marks and kinds.keys() <= TOO_LATE:
+            return  # A rate that is too high does that, and breaks connections off.
+        if kinds:
+            raise Invalid(f"{figures.errors} requests failed: {kinds}")
+        # All were warm, but a burst may find them busy.
+        most = 2 * scenario.connections + 2
+        if figures.origin_connections > most and not self.proxy.direct:
+            raise Invalid(
+                f"{proxy} keeps no connections to the origin: it opened "
+                f"{figures.origin_connections} for {figures.requests} requests"
+            )
+        if scenario.keep_alive and figures.client_connections > scenario.connections:
+            raise Invalid(
+                f"{proxy} closes its clients' connections: {figures.client_connections} for "
+                f"{scenario.connections}"
+            )
+        # What was answered too late to count may be more; never less.
+        if not 0 <= asked - figures.requests <= 2 * scenario.connections:
+            raise Invalid(f"{figures.requests} answers, but the origin counts {asked} requests")
 
     def load(self, seconds: float) -> tuple[dict, list[float]]:
         """Runs the load generator; its report, and how long each reload took, in milliseconds."""
@@ -310,6 +320,15 @@ class Measurement:
             requests += stat["requests"]
         self.asked += len(self.origins)
         return connections - self.asked, requests
+
+
+def rate_missed(said: dict) -> bool:
+    """Whether requests queued for longer than a request takes; by a load generator's report."""
+    planned, last = said["asked"]["planned_s"], said["service_ns"]["p99"] / 1e9
+    return (
+        said["answered"] < said["due_rate"] * planned * RATE_MIN
+        or said["elapsed_s"] > planned / RATE_MIN + last
+    )
 
 
 def get(port: int, path: str) -> bytes:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from conftest import script
-from versus import campaign, figures, machine, process, readme, results, rivals, scenario, table
+from versus import campaign, figures, machine, measure, process, readme, results, rivals, scenario
+from versus import table
 from versus.measure import Bench
 from versus.results import Campaign, Figures, Row
 
@@ -196,6 +197,19 @@ def test_the_readme_is_written_between_its_marks(tmp_path):
 
 def test_our_readme_has_the_marks():
     readme.between((rivals.ROOT / "README.md").read_text(), "")
+
+
+def test_a_rate_is_missed_when_requests_queue():
+    def said(answered, elapsed_s, p99_ns=20e6):
+        return {
+            "asked": {"planned_s": 2.0}, "due_rate": 1000.0, "answered": answered,
+            "elapsed_s": elapsed_s, "service_ns": {"p99": p99_ns},
+        }
+
+    # The last answers come after the planned end, by as much as a request takes.
+    assert not measure.rate_missed(said(2000, 2.02))
+    assert measure.rate_missed(said(2000, 2.5))
+    assert measure.rate_missed(said(1900, 2.0))
 
 
 # ---- Turns, machine, processes ---------------------------------------------------------------

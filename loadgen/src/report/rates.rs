@@ -164,13 +164,14 @@ fn plot(
     base: &Series,
     pick: Pick,
 ) -> Result<String, Box<dyn std::error::Error>> {
-    let points = |series: &Series| -> Vec<(f64, f64)> {
-        series.added(base, pick).map(|(rate, nanos)| (rate as f64, nanos.max(SHOWN_MIN))).collect()
+    // Evenly spaced, whatever the rates are, so that no label covers another.
+    let rates: Vec<_> = base.runs.keys().copied().collect();
+    let points = |series: &Series| -> Vec<(i32, f64)> {
+        let place = |rate| rates.binary_search(&rate).map_or(0, |place| place as i32);
+        let added = series.added(base, pick);
+        added.map(|(rate, nanos)| (place(rate), nanos.max(SHOWN_MIN))).collect()
     };
     let every: Vec<_> = others.iter().flat_map(|series| points(series)).collect();
-    let rates = || base.runs.keys().map(|&rate| rate as f64);
-    let left = rates().fold(f64::INFINITY, f64::min).max(1.0);
-    let right = rates().fold(left, f64::max);
     let low = every.iter().map(|point| point.1).fold(f64::INFINITY, f64::min).max(SHOWN_MIN);
     let high = every.iter().map(|point| point.1).fold(low, f64::max);
     let mut svg = String::new();
@@ -182,13 +183,16 @@ fn plot(
             .x_label_area_size(40)
             .y_label_area_size(70)
             .build_cartesian_2d(
-                (left / 1.1..right * 1.1).log_scale(),
+                0..rates.len().max(2) as i32 - 1,
                 (low / 1.2..high * 1.5).log_scale(),
             )?;
         chart
             .configure_mesh()
             .x_desc("requests a second")
-            .x_label_formatter(&|rate| show_rate(*rate))
+            .x_labels(rates.len())
+            .x_label_formatter(&|place| {
+                rates.get(*place as usize).map_or_else(String::new, |rate| show_rate(*rate as f64))
+            })
             .y_label_formatter(&|nanos| show_nanos(*nanos as u64))
             .light_line_style(RGBColor(240, 240, 240))
             .draw()?;
