@@ -6,6 +6,7 @@ import os
 import resource
 import shlex
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -53,10 +54,9 @@ def parser(description: str) -> argparse.ArgumentParser:
     made.add_argument("--seconds", type=float, default=3.0, help="of load, each time (3)")
     made.add_argument("--rows", default="all", help="names of files in bench/scenarios (all)")
     made.add_argument("--proxies", default="all", help=f"some of {','.join(PROXIES)} (all)")
-    made.add_argument("--outrigger", type=Path, metavar="BINARY", help="(target/release/outrigger)")
+    made.add_argument("--outrigger", type=Path, metavar="BINARY", help="instead of building it")
     made.add_argument(
-        "--loadgen", type=Path, metavar="BINARY", default=TARGET / "release" / "outrigger-loadgen",
-        help="(target/release/outrigger-loadgen)",
+        "--loadgen", type=Path, metavar="BINARY", help="outrigger-loadgen, instead of building it"
     )
     made.add_argument("--raw", type=Path, metavar="FILE", help="append rows there (target/bench)")
     made.add_argument("--keep", action="store_true", help="append rows in bench/results")
@@ -116,11 +116,9 @@ def available(arguments: argparse.Namespace) -> tuple[dict[str, Path], dict[str,
     """The chosen proxies' binaries, and who is missing."""
     binaries, skipped = {}, {}
     for name, proxy in choose(PROXIES, arguments.proxies, "proxy").items():
-        binary = arguments.outrigger if name == OURS and arguments.outrigger else proxy.find()
+        binary = built(OURS, arguments.outrigger) if name == OURS else proxy.find()
         if binary is not None and os.access(binary, os.X_OK):
             binaries[name] = binary.absolute()
-        elif name == OURS:
-            raise UsageError("outrigger is not built: cargo build --release, or --outrigger BINARY")
         else:
             skipped[name] = "not installed: bench/versus/setup installs it"
     if not binaries:
@@ -129,11 +127,22 @@ def available(arguments: argparse.Namespace) -> tuple[dict[str, Path], dict[str,
 
 
 def load_generator(arguments: argparse.Namespace) -> Path:
-    if not os.access(arguments.loadgen, os.X_OK):
-        raise UsageError(
-            f"{arguments.loadgen} is not there: cargo build --release -p outrigger-loadgen"
-        )
-    return arguments.loadgen.absolute()
+    return built("outrigger-loadgen", arguments.loadgen).absolute()
+
+
+def built(package: str, given: Path | None) -> Path:
+    """A binary of ours: the given one, or this commit's."""
+    if given is not None:
+        if not os.access(given, os.X_OK):
+            raise UsageError(f"{given} is not there, or no program")
+        return given
+    say(f"building {package}, unless it is as it should be")
+    cargo = ["cargo", "build", "--release", "--locked", "--quiet", "--package", package]
+    try:
+        subprocess.run(cargo, cwd=ROOT, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise UsageError(f"cannot build {package}: {error}") from None
+    return TARGET / "release" / package
 
 
 def make_bench(arguments: argparse.Namespace) -> Bench:
@@ -202,7 +211,7 @@ def new_campaign(
         date=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}",
         command=command(),
         machine=machine.describe(),
-        versions={name: PROXIES[name].version(binary) for name, binary in binaries.items()},
+        versions=versions(arguments, binaries),
         seconds=arguments.seconds,
         rounds=arguments.rounds,
         cpus_proxy=bench.cpus_proxy,
@@ -221,6 +230,14 @@ def new_campaign(
         },
         skipped=skipped,
     )
+
+
+def versions(arguments: argparse.Namespace, binaries: dict[str, Path]) -> dict[str, str]:
+    """As the programs tell. Ours is this commit's, unless a binary was given."""
+    found = {name: PROXIES[name].version(binary) for name, binary in binaries.items()}
+    if OURS in found and arguments.outrigger:
+        found[OURS] += " (a given binary, of an unknown commit)"
+    return found
 
 
 def command() -> str:
@@ -283,6 +300,8 @@ def measured(turn: Turn) -> Row:
         )
     except (Invalid, ProcessError) as error:
         invalid = str(error)
+    except (OSError, ValueError) as error:  # What a proxy that dies midway leads to.
+        invalid = repr(error)
     workers = len(turn.bench.cpus_proxy)
     return Row(
         turn.scenario.name, turn.proxy.name, turn.round, turn.place, workers, round(at, 1), found,

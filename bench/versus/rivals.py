@@ -89,6 +89,7 @@ class Setting:
 class Proxy:
     name: str
     title: str
+    # Where a rival is; ours is built.
     find: Callable[[], Path | None]
     version: Callable[[Path], str]
     # The first one is the configuration; others lie beside it.
@@ -127,14 +128,6 @@ def on_path(name: str) -> Callable[[], Path | None]:
 
 def installed(pattern: str) -> Callable[[], Path | None]:
     return lambda: next((path for path in sorted(INSTALLED.glob(pattern)) if path.is_file()), None)
-
-
-def built(name: str) -> Callable[[], Path | None]:
-    def find() -> Path | None:
-        path = TARGET / "release" / name
-        return path if path.is_file() else None
-
-    return find
 
 
 def said(*arguments: str) -> Callable[[Path], str]:
@@ -203,7 +196,7 @@ PROXIES = {
     proxy.name: proxy
     for proxy in (
         Proxy(
-            "outrigger", "Outrigger", built("outrigger"), said("version"),
+            "outrigger", "Outrigger", lambda: None, said("version"),
             ("outrigger.yaml",),
             lambda setting: [
                 str(setting.binary), "run", "-c", str(setting.folder / "outrigger.yaml")
