@@ -33,7 +33,7 @@ pub const GET_BROWSER: &[u8] = b"GET /shop/items/42?ref=front&page=3 HTTP/1.1\r\
     Cookie: session=1f8e5b0c9a7d4e62b3f1c0a9d8e7f6a5; theme=dark; consent=yes; \
     visits=17; lastseen=1795178096\r\n\r\n";
 
-/// Thirty fields, 2 KiB, as in bench/quick.
+/// Thirty fields, 2 KiB, as in bench/scenarios/headers.toml.
 pub static GET_30_FIELDS: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut head = String::from("GET /100 HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n");
     for number in 0..29 {
