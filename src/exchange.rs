@@ -91,12 +91,24 @@ pub struct Failure {
     pub sent: u64,
     /// Those of a body among them.
     pub body_sent: u64,
+    /// Body bytes from the client, as far as they are known.
+    pub body_received: u64,
+    /// As in [`Outcome`], where there was an answer.
+    pub upstream_time: Option<Duration>,
 }
 
 impl Failure {
     /// One of which the client has seen nothing yet.
     fn untold(reason: Reason, body_left: bool) -> Failure {
-        Failure { reason, told: None, body_left, sent: 0, body_sent: 0 }
+        Failure {
+            reason,
+            told: None,
+            body_left,
+            sent: 0,
+            body_sent: 0,
+            body_received: 0,
+            upstream_time: None,
+        }
     }
 }
 
@@ -308,7 +320,7 @@ impl Exchange<'_> {
             true => Ok(()),
             false => reply.download(&answered, upstream, client, timer, &flow).await,
         };
-        reply.conclude(answered, downloaded, &flow, true)
+        reply.conclude(answered, downloaded, &flow, order.body_at_hand, true)
     }
 
     /// One whose request body is still arriving: both directions run at once.
@@ -342,6 +354,7 @@ impl Exchange<'_> {
         let running = Cell::new(true);
         let continued = Cell::new(!order.expects_continue);
         let mut reply = Reply::new(shard, order, now);
+        let mut asked = now;
         let answered = {
             let mut answer = pin!(async {
                 loop {
@@ -385,12 +398,14 @@ impl Exchange<'_> {
                     uploaded = Some(result);
                     running.set(result.is_err());
                     let now = Nanos::now();
+                    asked = now;
                     let mut waiting = Waiting::begin(order, now);
                     timer.set(waiting.first_look(now), now);
                     waiting.attended(shard, client, timer, answer).await
                 }
             }
         }?;
+        reply.asked_at(asked);
         let down = Flow::default();
         // An early refusal ends the upload (RFC 9110, 10.1.1); an early success may be an origin
         // that answers while it reads.
@@ -416,10 +431,8 @@ impl Exchange<'_> {
             uploaded = within(shard, timer, upload.as_mut(), |now| uploading.look(now)).await.ok();
         }
         let complete = uploaded == Some(Ok(()));
-        let mut exchanged = reply.conclude(answered, downloaded, &down, complete)?;
-        exchanged.outcome.body_received = up.bytes.get();
         shard.counters.bytes_received.add(up.bytes.get().saturating_sub(at_hand));
-        Ok(exchanged)
+        reply.conclude(answered, downloaded, &down, up.bytes.get(), complete)
     }
 }
 

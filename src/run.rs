@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Resource, Rlimit};
 
 use crate::access_log::{AccessLogs, ShardLog};
@@ -30,7 +31,7 @@ pub fn run(config: Config, options: Options) -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             tracing::error!("{error}");
-            eprintln!("outrigger: {error}");
+            last_words(&format!("outrigger: {error}\n"));
             ExitCode::from(EXIT_BIND)
         }
     }
@@ -185,7 +186,7 @@ impl ShardThread {
 
 /// A shard cannot run: no driver, no descriptors.
 fn fatal(shard: usize, error: &io::Error) -> ! {
-    eprintln!("outrigger: shard {shard} cannot start: {error}");
+    last_words(&format!("outrigger: shard {shard} cannot start: {error}\n"));
     std::process::exit(i32::from(EXIT_BIND));
 }
 
@@ -262,11 +263,23 @@ fn exit_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("unnamed").to_owned();
-        eprintln!("outrigger: thread {name} panicked: {panic}");
+        last_words(&format!("outrigger: thread {name} panicked: {panic}\n"));
         // SAFETY: _exit(2) ends the process without running anything that may wait for the thread
         // that is broken.
         unsafe { libc::_exit(i32::from(EXIT_PANIC)) }
     }));
+}
+
+/// Says why the process ends, if anybody hears it. It must end in any case: `eprintln!` would panic
+/// where standard error is broken, and wait for ever where nobody reads it, or for a thread that
+/// does.
+fn last_words(text: &str) {
+    let stderr = rustix::stdio::stderr();
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if rustix::event::poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&none)) == Ok(1) {
+        // A pipe that is writable has room for so many bytes (pipe(7), PIPE_BUF).
+        let _ = rustix::io::write(stderr, &text.as_bytes()[..text.len().min(libc::PIPE_BUF)]);
+    }
 }
 
 /// Why the process could not start.

@@ -356,7 +356,8 @@ impl Session {
 
     /// Answers for an exchange that failed, if the client can still be told.
     async fn fail(&mut self, order: &mut Order, failure: Failure) -> Outcome {
-        let Failure { reason, told, body_left, sent, body_sent } = failure;
+        let Failure { reason, told, body_left, sent, body_sent, body_received, upstream_time } =
+            failure;
         let nobody_listens =
             matches!(reason, Reason::ClientGone | Reason::ClientStalled | Reason::DrainTimeout);
         let unanswered = (reason.status(), Next::Reset);
@@ -366,8 +367,8 @@ impl Session {
             reason: Some(reason),
             sent,
             body_sent,
-            body_received: 0,
-            upstream_time: None,
+            body_received,
+            upstream_time,
             next,
         };
         if told.is_some() || nobody_listens {

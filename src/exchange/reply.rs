@@ -37,8 +37,10 @@ pub(super) struct Reply<'a> {
     /// Bytes of the body that went with the head.
     body_sent: u64,
     interim_answers: u32,
+    /// When the origin had the whole request.
     asked: Nanos,
-    upstream_time: Option<Duration>,
+    /// When the head of its answer was here; measured only for the log.
+    answered: Option<Nanos>,
 }
 
 /// An answer that did not reach its end, and whether any of it was sent.
@@ -59,8 +61,17 @@ impl<'a> Reply<'a> {
             body_sent: 0,
             interim_answers: 0,
             asked,
-            upstream_time: None,
+            answered: None,
         }
+    }
+
+    /// Corrects when the origin had the whole request.
+    pub fn asked_at(&mut self, asked: Nanos) {
+        self.asked = asked;
+    }
+
+    fn upstream_time(&self) -> Option<Duration> {
+        self.answered.map(|answered| answered.since(self.asked))
     }
 
     /// Reads what the origin has sent.
@@ -104,7 +115,7 @@ impl<'a> Reply<'a> {
                 self.received.consume(answered.head_bytes);
                 self.sent += self.head.len() as u64;
                 if order.log.is_some() {
-                    self.upstream_time = Some(Nanos::now().since(self.asked));
+                    self.answered = Some(Nanos::now());
                 }
                 Ok(Received::Final(answered))
             }
@@ -232,7 +243,7 @@ impl<'a> Reply<'a> {
             sent: self.sent + down.bytes.get(),
             body_sent: down.bytes.get(),
             body_received: up.bytes.get(),
-            upstream_time: self.upstream_time,
+            upstream_time: self.upstream_time(),
             next: match ended {
                 Err(Reason::DrainTimeout) => Next::Reset,
                 _ => Next::Close,
@@ -247,6 +258,7 @@ impl<'a> Reply<'a> {
         answered: Answered,
         downloaded: Result<(), Cut>,
         flow: &Flow,
+        body_received: u64,
         uploaded: bool,
     ) -> Result<Exchanged, Undone> {
         let order = self.order;
@@ -261,8 +273,8 @@ impl<'a> Reply<'a> {
                     reason: None,
                     sent,
                     body_sent: flow.bytes.get(),
-                    body_received: order.body_at_hand,
-                    upstream_time: self.upstream_time,
+                    body_received,
+                    upstream_time: self.upstream_time(),
                     next: match answered.persistence {
                         _ if !uploaded => Next::Linger,
                         Persistence::Implied | Persistence::KeepAlive => Next::Request,
@@ -286,8 +298,15 @@ impl<'a> Reply<'a> {
                     Framing::Chunked | Framing::UntilClose => Next::Reset,
                 };
                 let told = Some((answered.status, told));
-                let (body_left, body_sent) = (!uploaded, flow.bytes.get());
-                Err(Undone::CutOff(Failure { reason, told, body_left, sent, body_sent }))
+                Err(Undone::CutOff(Failure {
+                    reason,
+                    told,
+                    body_left: !uploaded,
+                    sent,
+                    body_sent: flow.bytes.get(),
+                    body_received,
+                    upstream_time: self.upstream_time(),
+                }))
             }
         }
     }

@@ -123,17 +123,26 @@ fn an_upload_that_cannot_be_repeated_is_not() {
     assert_eq!(origin.connections(), 1);
 }
 
-/// Seen before anything is sent: not even a POST notices.
+/// Seen before anything is sent: not even a POST notices, and a GET need not be sent twice.
 #[test]
 fn a_closed_connection_is_never_used() {
-    let origin = failing_once(|_| {});
-    let proxy = Setup::new(&origin).one_shard().start();
-    let mut client = proxy.client();
-    assert_eq!(client.post("/1", "x").status(), 200);
-    eventually("the origin has closed", || origin.ended() == 1);
-    assert_eq!(client.post("/2", "x").status(), 200);
-    assert_eq!(origin.connections(), 2);
-    assert_eq!(proxy.metric("outrigger_retries_total", &[]), 0.0);
+    for method in ["POST", "GET"] {
+        for reset in [false, true] {
+            let origin = failing_once(move |peer| {
+                if reset {
+                    peer.reset();
+                }
+            });
+            let proxy = Setup::new(&origin).one_shard().start();
+            let mut client = proxy.client();
+            assert_eq!(client.post("/1", "x").status(), 200);
+            eventually("the origin has closed", || origin.ended() == 1);
+            let request = format!("{method} /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+            assert_eq!(client.ask(request).status(), 200, "{method} {reset}");
+            assert_eq!(origin.connections(), 2);
+            assert_eq!(proxy.metric("outrigger_retries_total", &[]), 0.0, "{method} {reset}");
+        }
+    }
 }
 
 /// Such as the 408 that some servers send before they close.
@@ -247,6 +256,7 @@ fn a_connect_that_takes_too_long_is_a_504() {
     assert_eq!(answer.status(), 504);
     assert_eq!(answer.get("x-outrigger-reason"), Some("timeout-connect"));
     assert_eq!(client.post("/", "x").status(), 504);
+    assert_eq!(proxy.metric("outrigger_upstream_connect_failures_total", &[]), 2.0);
 }
 
 /// Bytes that are there before the first byte of the request was written answer nothing. The proxy
