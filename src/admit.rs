@@ -226,7 +226,8 @@ fn decide(
             return Err(Reason::BodyTooLarge);
         }
         let route::Action::Forward(forward) = &route.action else {
-            order.own_of_route(shard, route, &view);
+            let https = forwarded::arrived_encrypted(&client, &head.fields);
+            order.own_of_route(shard, route, &view, https);
             return Ok(());
         };
         let cluster = forward.clusters.pick(shard.rng.borrow_mut().bits() as u32);
@@ -308,6 +309,11 @@ const FORWARDED: [FieldKind; 5] = [
 impl Order {
     /// Makes an answer of our own of a refusal.
     fn own(&mut self, shard: &Shard, listener: &Listener, reason: Reason) {
+        let reason = match (reason, self.method) {
+            // RFC 9110, 7.6.2: the last recipient of OPTIONS answers it; we do not echo TRACE.
+            (Reason::MaxForwards, Method::Trace) => Reason::TraceRefused,
+            (reason, _) => reason,
+        };
         self.reason = Some(reason);
         self.action = Action::Own { status: reason.status() };
         // What was half written for the origin.
@@ -321,19 +327,13 @@ impl Order {
         let persistence = Persistence::of(self.version, stays);
         let date = shard.date.get(self.began);
         let head_only = self.method == Method::Head;
-        let reason = match (reason, self.method) {
-            // RFC 9110, 7.6.2: the last recipient of OPTIONS answers it; we do not echo TRACE.
-            (Reason::MaxForwards, Method::Trace) => Reason::ConnectRefused,
-            (reason, _) => reason,
-        };
-        self.action = Action::Own { status: reason.status() };
         self.own_body_bytes = if head_only { 0 } else { respond::body_bytes(reason) };
         let out = self.out.writer();
         respond::refusal(reason, listener, persistence, head_only, &date, out);
     }
 
     /// Makes an answer of what the route says itself.
-    fn own_of_route(&mut self, shard: &Shard, route: &Route, view: &RequestView<'_>) {
+    fn own_of_route(&mut self, shard: &Shard, route: &Route, view: &RequestView<'_>, https: bool) {
         let stays = self.keep_alive && self.body_is_short() && !shard.is_draining();
         self.keep_alive = stays;
         let date = shard.date.get(self.began);
@@ -351,7 +351,7 @@ impl Order {
             route::Action::Redirect(redirect) => {
                 own.status = redirect.status;
                 let asked = Asked {
-                    https: false,
+                    https,
                     host: view.host,
                     path: view.path,
                     query: view.query,

@@ -188,7 +188,7 @@ impl Exchange<'_> {
         let replayable = !body_left && order.method.idempotent();
         let pool = order.plan.cluster(cluster).pool;
         let mut now = order.complete;
-        let mut kept = endpoint.take_idle(&pool, now, replayable);
+        let mut kept = endpoint.take_idle(&pool, now);
         loop {
             order.attempts += 1;
             let connection = match kept.take() {
@@ -249,7 +249,13 @@ impl Exchange<'_> {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => {
                 tracing::debug!(endpoint = %endpoint.address, %error, "connect failed");
-                Err(Reason::ConnectFailed)
+                Err(match error.raw_os_error() {
+                    // Ours, not the endpoint's: no descriptor, or no local port.
+                    Some(libc::EMFILE | libc::ENFILE | libc::EADDRNOTAVAIL) => {
+                        Reason::OutOfDescriptors
+                    }
+                    _ => Reason::ConnectFailed,
+                })
             }
             Err(reason) => {
                 self.shard.counters.upstream_connect_failures.add(1);
@@ -273,6 +279,7 @@ impl Exchange<'_> {
             Ok(count) if count == order.out.len() => {}
             first => {
                 // Rare: the socket takes less than a head, or is broken.
+                waiting.has_waited();
                 let sent = first.as_ref().map_or(0, |count| *count);
                 let rest = &order.out.filled()[sent..];
                 let failed = match first {
@@ -379,10 +386,11 @@ impl Exchange<'_> {
                 }
                 answer.as_mut().poll(context).map(First::Answered)
             }));
+            let answer_due = now.after(order.timeouts().answer);
             let first = within(shard, timer, first, |now| match uploading.look(now) {
                 // The client waits for a 100, and so for the origin (RFC 9110, 10.1.1).
                 Err(Reason::BodyTimeout) if !continued.get() && up.bytes.get() == 0 => {
-                    Err(Reason::AnswerTimeout)
+                    if now < answer_due { Ok(answer_due) } else { Err(Reason::AnswerTimeout) }
                 }
                 looked => looked,
             });

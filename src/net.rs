@@ -20,8 +20,9 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
 
 pub use driver::{Driver, run};
 pub use timer::Timer;
+pub use watch::yield_now;
 
-use watch::{ENDED, READABLE, Registration, WRITABLE};
+use watch::{ENDED, READABLE, Registration, URGENT, WRITABLE};
 
 /// A full socket is no reason to block, nor a closed one for SIGPIPE.
 const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
@@ -110,7 +111,7 @@ impl Socket {
         let room = into.len();
         let (_, count) = self.reading(|| rustix::net::recv(self, into, RecvFlags::DONTWAIT))?;
         let readiness = self.registration.readiness();
-        if count < room && !readiness.knows(ENDED) {
+        if count < room && !readiness.knows(ENDED | URGENT) {
             // That was all; what arrives from now on makes another edge (epoll(7), question 9).
             readiness.clear(READABLE);
         }
@@ -132,12 +133,6 @@ impl Socket {
     /// that is not quiet must not be used again.
     pub fn is_quiet(&self) -> bool {
         self.peek() == Err(Errno::AGAIN)
-    }
-
-    /// The same as of this turn's batch of edges, mostly without a system call. Whatever reached
-    /// the kernel before what the running task was woken for has been seen.
-    pub fn was_quiet(&self) -> bool {
-        !self.registration.readiness().knows(READABLE) || self.is_quiet()
     }
 
     /// Whether the peer has closed its side, or the connection failed. False while bytes wait.
@@ -205,9 +200,4 @@ pub async fn sleep(span: std::time::Duration) {
 /// Starts a task on this shard.
 pub fn spawn(task: impl Future<Output = ()> + 'static) {
     monoio::spawn(task);
-}
-
-/// Lets every other task run once. A task that wakes itself would go to the front of the queue.
-pub async fn yield_now() {
-    monoio::spawn(async {}).await;
 }

@@ -29,6 +29,9 @@ const SPANS_MAX: usize = 16;
 /// Bytes moved by one task before the others get a turn.
 const TURN_BYTES_MAX: usize = 1024 * 1024;
 
+/// And writes, since chunks may be tiny.
+const TURN_WRITES_MAX: u32 = 64;
+
 /// Trailer bytes kept until the end of a body.
 const TRAILER_BYTES_MAX: usize = 16 * 1024;
 
@@ -135,7 +138,7 @@ impl Relay<'_> {
     /// Runs until the body's last byte was written.
     pub async fn run(&mut self) -> Result<(), Broken> {
         let mut trailers = Vec::new();
-        let mut turn_bytes = 0;
+        let (mut turn_bytes, mut turn_writes) = (0, 0);
         loop {
             let framed = self.frame(&mut trailers).map_err(Broken::Refused)?;
             self.check_size(framed.data_bytes)?;
@@ -145,6 +148,12 @@ impl Relay<'_> {
             self.buffer.consume(framed.consumed);
             if framed.ended {
                 return Ok(());
+            }
+            turn_bytes += framed.consumed;
+            turn_writes += 1;
+            if turn_bytes > TURN_BYTES_MAX || turn_writes >= TURN_WRITES_MAX {
+                (turn_bytes, turn_writes) = (0, 0);
+                crate::net::yield_now().await;
             }
             if framed.consumed > 0 && !self.buffer.is_empty() {
                 continue; // More pieces than one write takes.
@@ -156,11 +165,6 @@ impl Relay<'_> {
                 && let Some(pipe) = self.pipes.take()
             {
                 return self.splice(left, pipe).await;
-            }
-            turn_bytes += framed.consumed;
-            if turn_bytes > TURN_BYTES_MAX {
-                turn_bytes = 0;
-                crate::net::yield_now().await;
             }
             if !self.read().await? {
                 return match self.incoming {

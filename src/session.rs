@@ -56,7 +56,7 @@ async fn run(shard: Rc<Shard>, client: Client, key: usize) {
         timer: Timer::new(now),
         awake_since: now,
         inbound: Buffer::default(),
-        pipelined: 0,
+        unwaited: 0,
         shard: shard.clone(),
         socket: client.socket,
         info: client.info,
@@ -92,7 +92,7 @@ struct Session {
     /// Received from the client and not yet dealt with.
     inbound: Buffer,
     /// Requests in a row that were here before they were waited for.
-    pipelined: u32,
+    unwaited: u32,
 }
 
 /// What a wait for a request came to.
@@ -144,13 +144,10 @@ impl Session {
         let mut began = None;
         let mut complete = self.info.waiting_since;
         let mut looked = 0;
-        if self.inbound.is_empty() {
-            self.pipelined = 0;
-        } else {
-            self.pipelined += 1;
-            if self.pipelined.is_multiple_of(PIPELINED_PER_TURN_MAX) {
-                crate::net::yield_now().await;
-            }
+        self.unwaited += 1;
+        if self.unwaited == PIPELINED_PER_TURN_MAX {
+            self.unwaited = 0;
+            crate::net::yield_now().await;
         }
         loop {
             let plan = self.shard.plan();
@@ -183,6 +180,11 @@ impl Session {
                 Woken::Readable => {}
                 Woken::Due => match began {
                     Some(began) => return Arrival::Refused(Reason::HeaderTimeout, began),
+                    None if self.shard.drain() >= Some(Drain::Close) => {
+                        // It has its grace, and is not parked any more.
+                        self.awake_since = Nanos::now();
+                        continue;
+                    }
                     None if Nanos::now() < due => return Arrival::Idle(due),
                     None => return Arrival::Gone,
                 },
@@ -229,7 +231,7 @@ impl Session {
 
     /// Waits for bytes, the timer or, where the connection is idle, a drain.
     async fn until_readable(&mut self, idle: bool) -> Woken {
-        let Session { shard, socket, timer, info, .. } = self;
+        let Session { shard, socket, timer, info, unwaited, .. } = self;
         let mut readable = pin!(socket.readable());
         let mut woken = false;
         std::future::poll_fn(|context| {
@@ -245,6 +247,7 @@ impl Session {
                 }
                 timer.set(timer.due().min(grace_ends), now);
             }
+            *unwaited = 0;
             timer.poll_due(woken, context).map(|()| Woken::Due)
         })
         .await

@@ -57,7 +57,7 @@ pub async fn within<T>(
 }
 
 /// The same, and once `look` was asked, or `watched` from the beginning, it also ends if the client
-/// turns out to have left. One that has only sent its next request has not.
+/// turns out to have left. One whose next request still waits in the kernel has not.
 pub(super) async fn attended<T>(
     shard: &Shard,
     client: &Socket,
@@ -108,6 +108,11 @@ impl<'a> Waiting<'a> {
         let timeouts = order.timeouts();
         let due = now.after(timeouts.answer).min(order.began.after(timeouts.total));
         Waiting { order, due, woken: false, long: false }
+    }
+
+    /// Something else was waited for since the timer was set.
+    pub fn has_waited(&mut self) {
+        self.woken = true;
     }
 
     /// When to look first.

@@ -335,6 +335,13 @@ const OCTETS: [([u8; 4], usize); 256] = {
     octets
 };
 
+/// Whether the client's own connection was encrypted, as far as a trusted peer says so. Ours never
+/// is, as yet.
+pub fn arrived_encrypted(client: &Client, fields: &Fields<'_, '_>) -> bool {
+    let said = fields.first(FieldKind::XForwardedProto).filter(|_| client.trusted_peer);
+    said.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https"))
+}
+
 /// One shard's source of request ids.
 #[derive(Debug)]
 pub struct RequestIds {

@@ -12,9 +12,13 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, eventfd};
 use slab::Slab;
+
+use crate::time::Nanos;
 
 /// Edges taken at once. What is left makes the instance readable again.
 const EDGES_MAX: usize = 256;
@@ -28,9 +32,22 @@ pub(super) const WRITABLE: u8 = 2;
 /// The peer has ended its side, or the connection has failed.
 pub(super) const ENDED: u8 = 4;
 
+/// The peer has sent urgent data (tcp(7)): a read stops there, so a short one was not all.
+pub(super) const URGENT: u8 = 8;
+
+/// The token of the bell of those that gave way.
+const GIVEN_WAY: u64 = u64::MAX;
+
+/// On epoll, edges may come so fast that the runtime never waits. It looks at its timers only then,
+/// so it is made to wait after so long.
+const TIMERS_WAIT_MAX: Duration = Duration::from_millis(50);
+
 /// What each socket is registered for.
-const ALL: EventFlags =
-    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+const ALL: EventFlags = EventFlags::IN
+    .union(EventFlags::OUT)
+    .union(EventFlags::RDHUP)
+    .union(EventFlags::PRI)
+    .union(EventFlags::ET);
 
 thread_local! {
     /// The watch of the shard that runs on this thread.
@@ -42,6 +59,9 @@ pub(super) struct Watch {
     epoll: OwnedFd,
     places: RefCell<Slab<Place>>,
     generation: Cell<u32>,
+    /// Tasks that gave way, and what makes the instance readable for them.
+    given_way: RefCell<Vec<Waker>>,
+    bell: OwnedFd,
 }
 
 /// A watched socket. The generation tells it from those that had its key before.
@@ -151,7 +171,15 @@ impl Future for Ready<'_> {
 /// Gives this thread a watch.
 pub(super) fn begin() -> io::Result<()> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-    let watch = Watch { epoll, places: RefCell::default(), generation: Cell::new(0) };
+    let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+    epoll::add(&epoll, &bell, EventData::new_u64(GIVEN_WAY), EventFlags::IN | EventFlags::ET)?;
+    let watch = Watch {
+        epoll,
+        places: RefCell::default(),
+        generation: Cell::new(0),
+        given_way: RefCell::default(),
+        bell,
+    };
     CURRENT.set(Some(Rc::new(watch)));
     Ok(())
 }
@@ -164,12 +192,54 @@ pub(super) async fn run() {
     let epoll = epoll.and_then(monoio::net::TcpStream::from_std);
     let epoll = epoll.expect("a descriptor for the watch, at start");
     let mut events = Vec::with_capacity(EDGES_MAX);
+    let mut busy_since = None;
     loop {
-        if let Err(error) = epoll.readable(false).await {
+        let mut waited = false;
+        let mut readable = std::pin::pin!(epoll.readable(false));
+        let readable = std::future::poll_fn(|context| {
+            let polled = readable.as_mut().poll(context);
+            waited |= polled.is_pending();
+            polled
+        });
+        if let Err(error) = readable.await {
             panic!("a shard cannot wait for its sockets any more: {error}");
         }
         watch.pass_on(&mut events);
+        if waited {
+            busy_since = None;
+            continue;
+        }
+        // Epoll only: those that were woken have their turn.
+        monoio::spawn(async {}).await;
+        let now = Nanos::now();
+        if now.since(*busy_since.get_or_insert(now)) > TIMERS_WAIT_MAX {
+            busy_since = None;
+            monoio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
+}
+
+/// Lets all other tasks run that can, and looks at sockets and timers, before this one goes on. A
+/// task that woke itself would go to the front of the queue; one behind the others would keep the
+/// queue from ever being empty, and only then the runtime looks at the ring and at its timers.
+pub async fn yield_now() {
+    let mut gave_way = false;
+    std::future::poll_fn(|context| {
+        if std::mem::replace(&mut gave_way, true) {
+            return Poll::Ready(());
+        }
+        CURRENT.with_borrow(|watch| {
+            let watch = watch.as_ref().expect("tasks belong to a shard");
+            let mut given_way = watch.given_way.borrow_mut();
+            if given_way.is_empty() {
+                // Cannot be full: each edge takes one, and it holds 2^64.
+                let _ = rustix::io::write(&watch.bell, &1_u64.to_ne_bytes());
+            }
+            given_way.push(context.waker().clone());
+        });
+        Poll::Pending
+    })
+    .await;
 }
 
 impl Watch {
@@ -183,6 +253,10 @@ impl Watch {
         let places = self.places.borrow();
         for event in events.iter() {
             let token = event.data.u64();
+            if token == GIVEN_WAY {
+                self.given_way.borrow_mut().drain(..).for_each(Waker::wake);
+                continue;
+            }
             // A socket may have been closed after its edge was taken.
             if let Some(place) = places.get((token & u64::from(u32::MAX)) as usize)
                 && u64::from(place.generation) == token >> 32
@@ -201,6 +275,9 @@ fn news(flags: EventFlags) -> u8 {
     }
     if flags.contains(EventFlags::IN) {
         news |= READABLE;
+    }
+    if flags.contains(EventFlags::PRI) {
+        news |= READABLE | URGENT;
     }
     if flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR) {
         news |= WRITABLE;

@@ -164,6 +164,48 @@ fn a_connection_with_unasked_bytes_is_never_used() {
     assert_eq!(origin.connections(), 2);
 }
 
+/// Nor while the shard has more to do than one look at its sockets shows: the answers that nobody
+/// asked for arrive behind more requests than that.
+#[test]
+fn unasked_bytes_are_seen_behind_a_crowd() {
+    const CROWD: usize = 300;
+    let (sent, all_sent) = std::sync::mpsc::channel();
+    let gate = std::sync::Arc::new((std::sync::Mutex::new(false), std::sync::Condvar::new()));
+    let (shut, count) = (gate.clone(), std::sync::atomic::AtomicUsize::new(0));
+    let origin = Origin::start(move |peer| {
+        if peer.try_request().is_err() {
+            return;
+        }
+        peer.answer("good");
+        if count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < CROWD {
+            let open = shut.1.wait_while(shut.0.lock().unwrap(), |open| !*open);
+            drop(open.unwrap());
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil");
+            sent.send(()).unwrap();
+        }
+    });
+    let proxy = Setup::new(&origin).one_shard().start();
+    let mut clients: Vec<_> = (0..CROWD).map(|_| proxy.client()).collect();
+    // Each on a connection of its own, all of them kept.
+    proxy.signal(Signal::STOP);
+    let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    clients.iter_mut().for_each(|client| client.send(request));
+    proxy.signal(Signal::CONT);
+    for client in &mut clients {
+        assert_eq!(client.answer().text(), "good");
+    }
+    proxy.signal(Signal::STOP);
+    clients.iter_mut().for_each(|client| client.send(request));
+    *gate.0.lock().unwrap() = true;
+    gate.1.notify_all();
+    let poisoned = origin.connections().min(CROWD);
+    (0..poisoned).for_each(|_| all_sent.recv().unwrap());
+    proxy.signal(Signal::CONT);
+    for client in &mut clients {
+        assert_eq!(client.answer().text(), "good");
+    }
+}
+
 #[test]
 fn bytes_behind_an_answer_condemn_the_connection() {
     let behind = [

@@ -289,8 +289,10 @@ const EXPECTANT: &str =
 #[test]
 fn an_expectation_that_nobody_answers() {
     let origin = stuck();
-    let proxy =
-        Setup::new(&origin).listener("reason_header: true, timeouts: {body: 400ms}").start();
+    let proxy = Setup::new(&origin)
+        .listener("reason_header: true, timeouts: {body: 200ms}")
+        .route("timeouts: {answer: 600ms}")
+        .start();
     let mut client = proxy.client();
     client.send(EXPECTANT);
     assert_reason(&proxy, &mut client, 504, "timeout-answer");
