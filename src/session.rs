@@ -215,7 +215,7 @@ impl Session {
     fn may_be_head(&self, looked: usize) -> bool {
         let bytes = self.inbound.filled();
         bytes.len() > looked
-            && (bytes.len() >= 2 * looked
+            && (bytes.len() - looked > looked / 4
                 || self.inbound.room() == 0
                 || memchr::memchr(b'\n', &bytes[looked..]).is_some())
     }
