@@ -97,7 +97,8 @@ impl ListenerState {
     /// One connection from the queue.
     fn accept(&self, socket: &Socket) -> Result<(OwnedFd, SocketAddr), Errno> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (descriptor, address) = rustix::net::acceptfrom_with(socket, flags)?;
+        let accepted = socket.reading(|| rustix::net::acceptfrom_with(socket, flags));
+        let (descriptor, address) = accepted?;
         let address = address.and_then(|address| SocketAddr::try_from(address).ok());
         Ok((descriptor, address.ok_or(Errno::CONNABORTED)?))
     }
@@ -250,7 +251,7 @@ async fn wait(listener: &ListenerState, socket: &Socket) {
         let woken = !std::mem::replace(&mut first, false);
         match readable.as_mut().poll(context) {
             Poll::Pending if woken => Poll::Ready(()),
-            other => other.map(|_| ()),
+            other => other,
         }
     })
     .await;

@@ -5,9 +5,8 @@
 //! parse -> client -> normalise -> Max-Forwards -> route -> limits -> write the outgoing head
 //! ```
 
-use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::accept::ClientInfo;
 use crate::access_log::Record;
@@ -61,6 +60,8 @@ pub struct Order {
     pub keep_alive: bool,
     /// The outgoing head asks for an upgrade.
     pub upgrade: bool,
+    /// Its client sends the body only once it is told to.
+    pub expects_continue: bool,
     /// Bytes of its head.
     pub head_bytes: usize,
     /// Bytes of its body that travel with its head.
@@ -75,6 +76,8 @@ pub struct Order {
     pub reason: Option<Reason>,
     /// The endpoint that was chosen.
     pub endpoint: Option<Rc<Endpoint>>,
+    /// How often it was asked.
+    pub attempts: u32,
     /// What the access log will say of it.
     pub log: Option<LogLine>,
     route: Option<usize>,
@@ -145,6 +148,7 @@ pub fn admit(
         body_bytes_max: listener.body_bytes_max,
         keep_alive: head.keep_alive,
         upgrade: false,
+        expects_continue: head.expect_continue,
         head_bytes: head.len,
         body_at_hand: 0,
         own_body_bytes: 0,
@@ -152,6 +156,7 @@ pub fn admit(
         complete,
         reason: None,
         endpoint: None,
+        attempts: 0,
         log: None,
         route: None,
         plan: plan.clone(),
@@ -184,17 +189,18 @@ fn decide(
     if let Some(log) = &mut order.log {
         log.client = client.address;
     }
-    let mut normalised = shard.buffers.take();
+    let mut normalised = shard.scratch.take();
+    normalised.clear();
     let raw_path = head.target.path().unwrap_or(b"/");
     let path = if head.fragment && !(listener.path.fragment == Fragment::Strip) {
         Err(Reason::BadPath)
     } else {
-        path::normalise(raw_path, &listener.path, normalised.writer())
+        path::normalise(raw_path, &listener.path, &mut normalised)
     };
     let result = path.and_then(|path| {
         let path = match path {
             Normal::Same(path) => path,
-            Normal::Written => normalised.filled(),
+            Normal::Written => &normalised[..],
         };
         let view = RequestView {
             method: head.method_bytes,
@@ -220,7 +226,8 @@ fn decide(
             return Err(Reason::BodyTooLarge);
         }
         let route::Action::Forward(forward) = &route.action else {
-            order.own_of_route(shard, route, &view);
+            let https = forwarded::arrived_encrypted(&client, &head.fields);
+            order.own_of_route(shard, route, &view, https);
             return Ok(());
         };
         let cluster = forward.clusters.pick(shard.rng.borrow_mut().bits() as u32);
@@ -228,10 +235,11 @@ fn decide(
         order.action = Action::Forward { cluster, hash: policy.hash(&head.fields, client.address) };
         let upgrade = head.upgrade.filter(|_| head.framing == Framing::None);
         order.upgrade = upgrade.is_some();
-        let mut rewritten = shard.buffers.take();
+        let mut rewritten = Buffer::default();
         let target = match (&head.target, &forward.prefix_rewrite) {
             (Target::Asterisk, _) => b"*",
             (_, Some(_)) => {
+                rewritten = shard.buffers.take();
                 forward.write_path(route.prefix_bytes, path, rewritten.writer());
                 rewritten.filled()
             }
@@ -285,7 +293,7 @@ fn decide(
         shard.buffers.give_back(rewritten);
         Ok(())
     });
-    shard.buffers.give_back(normalised);
+    shard.scratch.set(normalised);
     result
 }
 
@@ -301,6 +309,11 @@ const FORWARDED: [FieldKind; 5] = [
 impl Order {
     /// Makes an answer of our own of a refusal.
     fn own(&mut self, shard: &Shard, listener: &Listener, reason: Reason) {
+        let reason = match (reason, self.method) {
+            // RFC 9110, 7.6.2: the last recipient of OPTIONS answers it; we do not echo TRACE.
+            (Reason::MaxForwards, Method::Trace) => Reason::TraceRefused,
+            (reason, _) => reason,
+        };
         self.reason = Some(reason);
         self.action = Action::Own { status: reason.status() };
         // What was half written for the origin.
@@ -314,19 +327,13 @@ impl Order {
         let persistence = Persistence::of(self.version, stays);
         let date = shard.date.get(self.began);
         let head_only = self.method == Method::Head;
-        let reason = match (reason, self.method) {
-            // RFC 9110, 7.6.2: the last recipient of OPTIONS answers it; we do not echo TRACE.
-            (Reason::MaxForwards, Method::Trace) => Reason::ConnectRefused,
-            (reason, _) => reason,
-        };
-        self.action = Action::Own { status: reason.status() };
         self.own_body_bytes = if head_only { 0 } else { respond::body_bytes(reason) };
         let out = self.out.writer();
         respond::refusal(reason, listener, persistence, head_only, &date, out);
     }
 
     /// Makes an answer of what the route says itself.
-    fn own_of_route(&mut self, shard: &Shard, route: &Route, view: &RequestView<'_>) {
+    fn own_of_route(&mut self, shard: &Shard, route: &Route, view: &RequestView<'_>, https: bool) {
         let stays = self.keep_alive && self.body_is_short() && !shard.is_draining();
         self.keep_alive = stays;
         let date = shard.date.get(self.began);
@@ -344,7 +351,7 @@ impl Order {
             route::Action::Redirect(redirect) => {
                 own.status = redirect.status;
                 let asked = Asked {
-                    https: false,
+                    https,
                     host: view.host,
                     path: view.path,
                     query: view.query,
@@ -424,8 +431,8 @@ pub struct Ending {
     pub status: u16,
     /// Why it was not the origin's, if it was not.
     pub reason: Option<Reason>,
-    /// The endpoint that was asked.
-    pub upstream: Option<SocketAddr>,
+    /// From the request's last byte sent to the head of the endpoint's answer.
+    pub upstream_time: Option<Duration>,
     /// Body bytes received.
     pub body_received: u64,
     /// Body bytes sent.
@@ -487,14 +494,14 @@ impl LogLine {
             body_bytes_received: ending.body_received,
             body_bytes_sent: ending.body_sent,
             duration_ns: ending.ended.since(order.began).as_nanos() as u64,
-            upstream_duration_ns: None,
+            upstream_duration_ns: ending.upstream_time.map(|time| time.as_nanos() as u64),
             host: field(HOST),
             user_agent: field(USER_AGENT),
             referer: field(REFERER),
             request_id: field(REQUEST_ID),
             forwarded_for: field(FORWARDED_FOR),
-            upstream: ending.upstream,
-            attempts: 1,
+            upstream: order.endpoint.as_ref().map(|endpoint| endpoint.address),
+            attempts: order.attempts,
             listener: &order.listener().name,
             route: order.route.map(|route| plan.router.routes()[route].name.as_str()),
             cluster,

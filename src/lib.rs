@@ -30,6 +30,8 @@ pub mod reconcile;
 
 pub mod sim;
 
+pub mod exchange;
+
 pub mod upstream;
 
 pub mod relay;

@@ -256,8 +256,6 @@ pub struct ShardCounters {
     pub access_log_dropped: Counter,
     /// Buffers lent to connections now.
     pub buffers_in_use: Gauge,
-    /// Turns of the shard's loop in which messages were looked for.
-    pub loop_turns: Counter,
 }
 
 impl ShardCounters {

@@ -70,7 +70,7 @@ impl Pace {
             let enough = u64::from(self.rules.bytes_per_second_min) * passed_ms / 1000;
             (self.looked, self.looked_bytes) = (now, bytes.max(self.looked_bytes));
             self.strikes = if waits_for_client && more <= enough { self.strikes + 1 } else { 0 };
-            if self.strikes == LOOKS_PER_SPAN {
+            if self.strikes >= LOOKS_PER_SPAN {
                 return Err(Stall::Client);
             }
         }

@@ -25,7 +25,7 @@ pub enum Reason {
     BadBody,
     /// CONNECT: this is no open proxy. 405.
     ConnectRefused,
-    /// `Max-Forwards: 0` was reached, and we answer ourselves: 200 (OPTIONS) or 405 (TRACE).
+    /// `Max-Forwards: 0` was reached, and we answer ourselves (RFC 9110, 7.6.2): 200.
     MaxForwards,
     /// No route matches: 404.
     NoRoute,
@@ -59,10 +59,12 @@ pub enum Reason {
     ConnectionLimit,
     /// We are shutting down and time is up: cut off.
     DrainTimeout,
-    /// Buffers are exhausted: 503.
-    OutOfBuffers,
+    /// No descriptor (or port) is left for a connection to the endpoint: 503.
+    OutOfDescriptors,
     /// A chunked body for an endpoint that speaks HTTP/1.0 (RFC 9112, 6.1): 411.
     LengthRequired,
+    /// TRACE with `Max-Forwards: 0`: we do not echo what may hold secrets. 405.
+    TraceRefused,
 }
 
 /// Whose fault a [`Reason`] is; metrics and, later, breakers ask.
@@ -86,7 +88,7 @@ struct Facts {
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Reason; 29] = {
+    pub const ALL: [Reason; 30] = {
         use Reason::*;
         [
             BadHead,
@@ -116,8 +118,9 @@ impl Reason {
             ClientGone,
             ConnectionLimit,
             DrainTimeout,
-            OutOfBuffers,
+            OutOfDescriptors,
             LengthRequired,
+            TraceRefused,
         ]
     };
 
@@ -152,8 +155,9 @@ impl Reason {
             ClientGone => (499, "client-gone", "DC", Client),
             ConnectionLimit => (503, "limit-connections", "UO", Ours),
             DrainTimeout => (503, "drain-timeout", "-", Ours),
-            OutOfBuffers => (503, "limit-buffers", "UO", Ours),
+            OutOfDescriptors => (503, "limit-descriptors", "UO", Ours),
             LengthRequired => (411, "length-required", "-", Client),
+            TraceRefused => (405, "trace-refused", "DPE", Client),
         };
         Facts { status, name, flag, fault }
     }

@@ -12,6 +12,8 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use crate::http::body::{Chunked, Piece};
 use crate::http::head::Framing;
+use rustix::io::Errno;
+
 use crate::net::{Socket, would_block};
 use crate::reason::Reason;
 use crate::shard::buffers::{Buffer, Buffers};
@@ -26,6 +28,9 @@ const SPANS_MAX: usize = 16;
 
 /// Bytes moved by one task before the others get a turn.
 const TURN_BYTES_MAX: usize = 1024 * 1024;
+
+/// And writes, since chunks may be tiny.
+const TURN_WRITES_MAX: u32 = 64;
 
 /// Trailer bytes kept until the end of a body.
 const TRAILER_BYTES_MAX: usize = 16 * 1024;
@@ -133,7 +138,7 @@ impl Relay<'_> {
     /// Runs until the body's last byte was written.
     pub async fn run(&mut self) -> Result<(), Broken> {
         let mut trailers = Vec::new();
-        let mut turn_bytes = 0;
+        let (mut turn_bytes, mut turn_writes) = (0, 0);
         loop {
             let framed = self.frame(&mut trailers).map_err(Broken::Refused)?;
             self.check_size(framed.data_bytes)?;
@@ -143,6 +148,12 @@ impl Relay<'_> {
             self.buffer.consume(framed.consumed);
             if framed.ended {
                 return Ok(());
+            }
+            turn_bytes += framed.consumed;
+            turn_writes += 1;
+            if turn_bytes > TURN_BYTES_MAX || turn_writes >= TURN_WRITES_MAX {
+                (turn_bytes, turn_writes) = (0, 0);
+                crate::net::yield_now().await;
             }
             if framed.consumed > 0 && !self.buffer.is_empty() {
                 continue; // More pieces than one write takes.
@@ -154,11 +165,6 @@ impl Relay<'_> {
                 && let Some(pipe) = self.pipes.take()
             {
                 return self.splice(left, pipe).await;
-            }
-            turn_bytes += framed.consumed;
-            if turn_bytes > TURN_BYTES_MAX {
-                turn_bytes = 0;
-                crate::net::yield_now().await;
             }
             if !self.read().await? {
                 return match self.incoming {
@@ -238,7 +244,7 @@ impl Relay<'_> {
                 }
                 Err(error) if would_block(&error) => {
                     self.flow.waits_for.set(Some(Side::Sink));
-                    self.to.writable().await.map_err(|_| Broken::SinkGone)?;
+                    self.to.writable().await;
                     self.flow.waits_for.set(None);
                 }
                 Err(_) => return Err(Broken::SinkGone),
@@ -300,7 +306,7 @@ impl Relay<'_> {
         }
         self.flow.waits_for.set(Some(Side::Source));
         loop {
-            self.from.readable().await.map_err(|_| Broken::Truncated)?;
+            self.from.readable().await;
             if self.buffer.room() == 0 && self.buffer.is_empty() {
                 *self.buffer = match self.incoming {
                     Incoming::Length(left) if left < SPLICE_BYTES_MIN => self.buffers.take(),
@@ -331,11 +337,12 @@ impl Relay<'_> {
             self.flow.waits_for.set(Some(Side::Source));
             let count = loop {
                 let most = left.min(PIPE_BYTES as u64) as usize;
-                match splice(self.from, &pipe.write, most) {
+                let into_pipe = || splice(self.from, &pipe.write, most);
+                match self.from.reading(into_pipe) {
                     Ok(0) => return Err(Broken::Truncated),
                     Ok(count) => break count,
-                    Err(error) if would_block(&error) => {
-                        self.from.readable().await.map_err(|_| Broken::Truncated)?;
+                    Err(Errno::AGAIN | Errno::INTR) => {
+                        self.from.readable().await;
                     }
                     Err(_) => return Err(Broken::Truncated),
                 }
@@ -343,7 +350,8 @@ impl Relay<'_> {
             self.flow.waits_for.set(Some(Side::Sink));
             let mut in_pipe = count;
             while in_pipe > 0 {
-                match splice(&pipe.read, self.to, in_pipe) {
+                let out_of_pipe = || splice(&pipe.read, self.to, in_pipe);
+                match self.to.writing(out_of_pipe) {
                     Ok(0) => return Err(Broken::SinkGone),
                     Ok(count) => {
                         in_pipe -= count;
@@ -351,8 +359,8 @@ impl Relay<'_> {
                         turn_bytes += count;
                         self.flow.bytes.set(self.flow.bytes.get() + count as u64);
                     }
-                    Err(error) if would_block(&error) => {
-                        self.to.writable().await.map_err(|_| Broken::SinkGone)?;
+                    Err(Errno::AGAIN | Errno::INTR) => {
+                        self.to.writable().await;
                     }
                     Err(_) => return Err(Broken::SinkGone),
                 }
@@ -392,10 +400,10 @@ impl ChunkSize {
 }
 
 /// splice(2) without blocking.
-fn splice(from: &impl AsFd, to: &impl AsFd, bytes: usize) -> io::Result<usize> {
+fn splice(from: &impl AsFd, to: &impl AsFd, bytes: usize) -> Result<usize, Errno> {
     use rustix::pipe::SpliceFlags;
     let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
-    Ok(rustix::pipe::splice(from, None, to, None, bytes, flags)?)
+    rustix::pipe::splice(from, None, to, None, bytes, flags)
 }
 
 /// A pipe, read end and write end.

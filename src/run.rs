@@ -10,9 +10,10 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Resource, Rlimit};
 
-use crate::access_log::{AccessLogs, ShardLog};
+use crate::access_log::{self, AccessLogs, ShardLog};
 use crate::cli::{EXIT_BIND, EXIT_PANIC, Options, demo};
 use crate::config::{self, Config, Machine, ShardOptions};
 use crate::control::{self, ControlOptions, ShardHandle};
@@ -30,7 +31,7 @@ pub fn run(config: Config, options: Options) -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             tracing::error!("{error}");
-            eprintln!("outrigger: {error}");
+            last_words(&format!("outrigger: {error}\n"));
             ExitCode::from(EXIT_BIND)
         }
     }
@@ -65,6 +66,12 @@ fn start(
     let descriptors = raise_descriptor_limit();
     let machine = Machine::here();
     let shard_options = config.shards.options(&machine);
+    for log in config.listeners.iter().filter_map(|listener| listener.access_log.as_ref()) {
+        access_log::probe(&log.path).map_err(|error| {
+            let error = io::Error::new(error.kind(), format!("{}: {error}", log.path));
+            Failure { what: "write the access log", error }
+        })?;
+    }
     let bound = bind(&config, &shard_options)?;
     let admin = match config.admin.address.0 {
         Some(address) => {
@@ -185,7 +192,7 @@ impl ShardThread {
 
 /// A shard cannot run: no driver, no descriptors.
 fn fatal(shard: usize, error: &io::Error) -> ! {
-    eprintln!("outrigger: shard {shard} cannot start: {error}");
+    last_words(&format!("outrigger: shard {shard} cannot start: {error}\n"));
     std::process::exit(i32::from(EXIT_BIND));
 }
 
@@ -201,8 +208,14 @@ fn bind(config: &Config, shards: &[ShardOptions]) -> Result<Bound, Failure> {
     bound.sockets.resize_with(shards.len(), Vec::new);
     for listener in &config.listeners {
         let mut address = listener.address.0;
+        // SO_REUSEPORT would let another process of ours share the port, and nobody would notice.
+        bind_one(address, false).map_err(|error| Failure::bind(&listener.name, address, error))?;
         for (own, sockets) in shards.iter().zip(&mut bound.sockets) {
-            let socket = listen(address, own.backlog)
+            let socket = bind_one(address, true)
+                .and_then(|socket| {
+                    socket.listen(i32::try_from(own.backlog).unwrap_or(i32::MAX))?;
+                    Ok(socket)
+                })
                 .map_err(|error| Failure::bind(&listener.name, address, error))?;
             if address.port() == 0 {
                 let chosen = socket.local_addr().ok().and_then(|address| address.as_socket());
@@ -215,19 +228,19 @@ fn bind(config: &Config, shards: &[ShardOptions]) -> Result<Bound, Failure> {
     Ok(bound)
 }
 
-/// One socket of a SO_REUSEPORT group. Accepted connections inherit `TCP_NODELAY`.
-fn listen(address: SocketAddr, backlog: u32) -> io::Result<socket2::Socket> {
+/// A bound socket, if `shared` one of a SO_REUSEPORT group. Accepted connections inherit
+/// `TCP_NODELAY`.
+fn bind_one(address: SocketAddr, shared: bool) -> io::Result<socket2::Socket> {
     use socket2::{Domain, Protocol, Socket, Type};
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
+    socket.set_reuse_port(shared)?;
     socket.set_tcp_nodelay(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
     socket.bind(&address.into())?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket)
 }
 
@@ -262,11 +275,23 @@ fn exit_on_panic() {
     std::panic::set_hook(Box::new(|panic| {
         let thread = std::thread::current();
         let name = thread.name().unwrap_or("unnamed").to_owned();
-        eprintln!("outrigger: thread {name} panicked: {panic}");
+        last_words(&format!("outrigger: thread {name} panicked: {panic}\n"));
         // SAFETY: _exit(2) ends the process without running anything that may wait for the thread
         // that is broken.
         unsafe { libc::_exit(i32::from(EXIT_PANIC)) }
     }));
+}
+
+/// Says why the process ends, if anybody hears it. It must end in any case: `eprintln!` would panic
+/// where standard error is broken, and wait for ever where nobody reads it, or for a thread that
+/// does.
+fn last_words(text: &str) {
+    let stderr = rustix::stdio::stderr();
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    if rustix::event::poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&none)) == Ok(1) {
+        // A pipe that is writable has room for so many bytes (pipe(7), PIPE_BUF).
+        let _ = rustix::io::write(stderr, &text.as_bytes()[..text.len().min(libc::PIPE_BUF)]);
+    }
 }
 
 /// Why the process could not start.

@@ -8,10 +8,13 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use crate::exchange::send;
 use crate::net::{Socket, Timer, would_block};
 use crate::reason::Reason;
 use crate::relay::Flow;
+use crate::shard::Shard;
 use crate::shard::buffers::{Buffer, Buffers};
+use crate::shard::message::Drain;
 use crate::time::Nanos;
 
 /// Bytes moved in one direction before the others get a turn.
@@ -38,9 +41,9 @@ pub struct Tunnel<'a> {
 }
 
 impl Tunnel<'_> {
-    /// Runs until both directions have ended, or nothing has moved in either for `idle` (zero: for
-    /// ever).
-    pub async fn run(self, timer: &mut Timer, idle: Duration) -> Result<(), Reason> {
+    /// Runs until both directions have ended, nothing has moved in either for `idle` (zero: for
+    /// ever), or a drain's time is up.
+    pub async fn run(self, shard: &Shard, timer: &mut Timer, idle: Duration) -> Result<(), Reason> {
         let (up, down) = (self.up, self.down);
         let mut moved = 0;
         let mut looked = Nanos::now();
@@ -73,6 +76,9 @@ impl Tunnel<'_> {
             }
             if up_ended && down_ended {
                 return Poll::Ready(Ok(()));
+            }
+            if shard.drain() == Some(Drain::Cut) {
+                return Poll::Ready(Err(Reason::DrainTimeout));
             }
             while timer.poll_due(woken, context).is_ready() {
                 let now = Nanos::now();
@@ -112,9 +118,9 @@ async fn pump_within(
     flow: &Flow,
 ) -> Result<(), ()> {
     let mut turn_bytes = 0;
-    send(to, head).await?;
+    send(to, head).await.map_err(drop)?;
     loop {
-        send(to, buffer.filled()).await?;
+        send(to, buffer.filled()).await.map_err(drop)?;
         turn_bytes += buffer.len();
         flow.bytes.set(flow.bytes.get() + buffer.len() as u64);
         buffers.give_back(std::mem::take(buffer));
@@ -122,7 +128,7 @@ async fn pump_within(
             turn_bytes = 0;
             crate::net::yield_now().await;
         }
-        from.readable().await.map_err(drop)?;
+        from.readable().await;
         *buffer = buffers.take();
         match from.try_recv(buffer.spare()) {
             Ok(0) => {
@@ -135,15 +141,4 @@ async fn pump_within(
             Err(_) => return Err(()),
         }
     }
-}
-
-async fn send(to: &Socket, mut bytes: &[u8]) -> Result<(), ()> {
-    while !bytes.is_empty() {
-        match to.try_send(bytes) {
-            Ok(count) => bytes = &bytes[count..],
-            Err(error) if would_block(&error) => to.writable().await.map_err(drop)?,
-            Err(_) => return Err(()),
-        }
-    }
-    Ok(())
 }

@@ -19,7 +19,7 @@ use crate::origin::{Fail, Options, Origin};
 use crate::plan::{DURATION, Settings};
 use crate::progress::Progress;
 use crate::record::Interval;
-use crate::report::{self, Report, Second, html, text};
+use crate::report::{self, Report, Second, html, rates, text};
 use crate::scenario::{self, Scenario};
 use crate::schedule::{Arrivals, Phase};
 use crate::target::{self, Expect, HashWanted, Request};
@@ -212,6 +212,9 @@ struct ReportArgs {
     /// Write a page with plots.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// On the page, show by rate what the other runs add to those of this label.
+    #[arg(long, value_name = "LABEL", requires = "html")]
+    added_to: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -628,14 +631,13 @@ fn write_files(args: &LoadArgs, reports: &[Report], best: Option<usize>) -> Resu
             .map_err(|error| failed(&error))?;
     }
     if let Some(path) = &args.html {
-        write_page(path, reports)?;
+        write_page(path, &html::page(reports)?)?;
     }
     Ok(())
 }
 
-fn write_page(path: &Path, reports: &[Report]) -> Result<(), String> {
-    std::fs::write(path, html::page(reports)?)
-        .map_err(|error| format!("cannot write {}: {error}", path.display()))
+fn write_page(path: &Path, page: &str) -> Result<(), String> {
+    std::fs::write(path, page).map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
 fn compare(args: &ReportArgs) -> Result<ExitCode, String> {
@@ -648,7 +650,11 @@ fn compare(args: &ReportArgs) -> Result<ExitCode, String> {
         say!("{}", text::table_row(report, &report.label));
     }
     if let Some(path) = &args.html {
-        write_page(path, &reports)?;
+        let page = match &args.added_to {
+            Some(baseline) => rates::page(&reports, baseline)?,
+            None => html::page(&reports)?,
+        };
+        write_page(path, &page)?;
     }
     Ok(ExitCode::SUCCESS)
 }

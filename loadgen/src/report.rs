@@ -19,6 +19,8 @@ pub mod hgrm;
 
 pub mod html;
 
+pub mod rates;
+
 pub mod text;
 
 /// Of its time a worker may compute without being called the bottleneck.

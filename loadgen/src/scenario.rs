@@ -29,6 +29,9 @@
 //! body = "@upload.bin"
 //! chunked = true
 //! expect_status = 201
+//!
+//! [bench]                     # for whoever runs scenarios, such as bench/versus; not read here
+//! title = "GET and upload"
 //! ```
 
 use std::path::Path;
@@ -78,6 +81,9 @@ pub struct Scenario {
     phases: Vec<PhaseText>,
     #[serde(default)]
     requests: Vec<RequestText>,
+    /// For whoever runs scenarios; not read here.
+    #[serde(default)]
+    pub bench: toml::Table,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -278,6 +284,8 @@ mod tests {
             body = "hi"
             expect_status = 201
             expect_hash = "0123456789abcdef"
+            [bench]
+            title = "not ours to read"
         "#;
         let scenario = scenario(text).unwrap();
         let seconds = |n| Some(Duration::from_secs(n));

@@ -1,6 +1,5 @@
 //! Chunked bodies (RFC 9112, 7.1): checked where they lie, never copied. The relay calls it for both
-//! directions; it says which bytes are data, and the relay frames them anew, or passes on as they are
-//! what is framed as we would do it.
+//! directions; it says which bytes are data, and the relay frames them anew.
 //!
 //! ```text
 //!  Size --;--> Extension          +--------------- Data <-+
@@ -38,8 +37,6 @@ pub const LAST_CHUNK: &[u8] = b"0\r\n\r\n";
 pub struct Chunked {
     state: State,
     lenient: bool,
-    /// [`Chunked::skim`] has passed the header of this chunk.
-    raw: bool,
     /// Digits of the chunk size seen.
     digits: u8,
     /// The chunk size so far, then bytes of the chunk still to come.
@@ -104,28 +101,12 @@ pub enum Piece<'b> {
     End,
 }
 
-/// What [`Chunked::skim`] found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Skim {
-    /// So many bytes can be passed on as they are. Part of a line may be left: give it again with
-    /// more bytes behind it.
-    pub consumed: usize,
-    /// So many of them are content.
-    pub data_bytes: u64,
-    /// The body is complete.
-    pub ended: bool,
-    /// At a chunk's beginning stands what is not passed on as it is (an extension, trailers, an odd size,
-    /// or nonsense): [`Chunked::step`] takes it from here.
-    pub rewrite: bool,
-}
-
 impl Chunked {
     /// At the beginning of a body. `lenient_line_ends` takes a bare LF for a line end.
     pub fn new(lenient_line_ends: bool) -> Self {
         Chunked {
             state: State::Size,
             lenient: lenient_line_ends,
-            raw: false,
             digits: 0,
             left: 0,
             extension_bytes: 0,
@@ -147,7 +128,6 @@ impl Chunked {
         loop {
             match self.state {
                 State::Data => {
-                    debug_assert!(!self.raw, "the header of this chunk was passed on as it was");
                     let data = self.take(&bytes[at..]);
                     if data.is_empty() {
                         return Ok((at, Piece::NeedMore));
@@ -170,62 +150,6 @@ impl Chunked {
                     };
                     at += 1;
                     self.state = self.next(byte)?;
-                }
-            }
-        }
-    }
-
-    /// Consumes the longest prefix of `bytes` that is framed as we would do it, in whole lines. The
-    /// fast path: nothing is rewritten, nothing but the lines between chunks is looked at.
-    ///
-    /// It can follow [`Chunked::step`] only where a chunk begins; elsewhere it consumes nothing and asks
-    /// for `step`.
-    ///
-    /// # Errors
-    ///
-    /// `BadBody`: a chunk does not end where it should.
-    pub fn skim(&mut self, bytes: &[u8]) -> Result<Skim, Reason> {
-        let mut skim = Skim { consumed: 0, data_bytes: 0, ended: false, rewrite: false };
-        loop {
-            let rest = &bytes[skim.consumed..];
-            match (self.state, rest) {
-                (State::End, _) => {
-                    skim.ended = true;
-                    return Ok(skim);
-                }
-                (State::Size, _) if self.digits == 0 && !self.lenient => match plain_size(rest) {
-                    PlainSize::Partial => return Ok(skim),
-                    PlainSize::Odd => {
-                        skim.rewrite = true;
-                        return Ok(skim);
-                    }
-                    PlainSize::Last => {
-                        skim.consumed += LAST_CHUNK.len();
-                        self.state = State::End;
-                    }
-                    PlainSize::Size { size, len } => {
-                        skim.consumed += len;
-                        self.left = size;
-                        self.raw = true;
-                        self.state = State::Data;
-                    }
-                },
-                (State::Data, _) if self.raw => {
-                    let data = self.take(rest);
-                    if data.is_empty() {
-                        return Ok(skim);
-                    }
-                    skim.consumed += data.len();
-                    skim.data_bytes += data.len() as u64;
-                }
-                (State::DataCr | State::DataLf, _) if self.raw => {
-                    let Some(&byte) = rest.first() else { return Ok(skim) };
-                    skim.consumed += 1;
-                    self.state = self.next(byte)?;
-                }
-                _ => {
-                    skim.rewrite = true;
-                    return Ok(skim);
                 }
             }
         }
@@ -302,7 +226,6 @@ impl Chunked {
 
     fn line_ended(&mut self) -> State {
         self.extension_bytes = 0;
-        self.raw = false;
         if self.left == 0 { State::Trailers } else { State::Data }
     }
 
@@ -384,46 +307,6 @@ pub fn chunk_header(len: usize, line: &mut [u8; 18]) -> &[u8] {
             return &line[start..];
         }
     }
-}
-
-/// A size line as we would write it, but for the case of its digits.
-enum PlainSize {
-    Partial,
-    /// Anything else.
-    Odd,
-    /// [`LAST_CHUNK`].
-    Last,
-    Size {
-        size: u64,
-        len: usize,
-    },
-}
-
-#[inline]
-fn plain_size(bytes: &[u8]) -> PlainSize {
-    if bytes.first() == Some(&b'0') {
-        return match bytes.len().min(LAST_CHUNK.len()) {
-            len if bytes[..len] != LAST_CHUNK[..len] => PlainSize::Odd,
-            len if len < LAST_CHUNK.len() => PlainSize::Partial,
-            _ => PlainSize::Last,
-        };
-    }
-    let mut size = 0;
-    for (index, byte) in bytes.iter().enumerate() {
-        match hex(*byte) {
-            Some(_) if size > CHUNK_BYTES_MAX >> 4 => return PlainSize::Odd,
-            Some(digit) => size = size << 4 | u64::from(digit),
-            None if index == 0 || *byte != b'\r' => return PlainSize::Odd,
-            None => {
-                return match bytes.get(index + 1) {
-                    None => PlainSize::Partial,
-                    Some(b'\n') => PlainSize::Size { size, len: index + 2 },
-                    Some(_) => PlainSize::Odd,
-                };
-            }
-        }
-    }
-    PlainSize::Partial
 }
 
 fn hex(byte: u8) -> Option<u8> {
@@ -719,23 +602,6 @@ mod tests {
                 let decoded = decode(bytes, false, &[size]);
                 assert_eq!(decoded, Err(Reason::BadBody), "{}", bytes.escape_ascii());
             }
-            let mut chunked = Chunked::new(false);
-            if let Ok(skim) = chunked.skim(bytes) {
-                assert!(!skim.ended, "{}", bytes.escape_ascii());
-                let stepped = decode_from(chunked, &bytes[skim.consumed..]);
-                let raw_left = skim.data_bytes > 0 && !skim.rewrite;
-                assert!(stepped == Err(Reason::BadBody) || raw_left, "{}", bytes.escape_ascii());
-            }
-        }
-    }
-
-    fn decode_from(mut chunked: Chunked, mut bytes: &[u8]) -> Result<(), Reason> {
-        loop {
-            let (consumed, piece) = chunked.step(bytes)?;
-            bytes = &bytes[consumed..];
-            if matches!(piece, Piece::End | Piece::NeedMore) {
-                return Ok(());
-            }
         }
     }
 
@@ -780,45 +646,9 @@ mod tests {
         assert_eq!((&decoded.data[..], &decoded.rest[..]), (&b"helloxy"[..], &b"GET"[..]));
         assert_eq!(decoded.trailers, [(b"A".to_vec(), b"b".to_vec())]);
         assert_eq!(decode(bytes, false, &[1]), Err(Reason::BadBody));
-        // What is lenient is never passed on as it is.
-        let skim = Chunked::new(true).skim(b"5\r\nhello\r\n").unwrap();
-        assert_eq!((skim.consumed, skim.rewrite), (0, true));
         for bytes in [&b"1\r\rx"[..], b"1;\"\n", b"1\nxy\n", b"\n", b"0\na: \r\r\n"] {
             assert_eq!(decode(bytes, true, &[1]), Err(Reason::BadBody), "{}", bytes.escape_ascii());
         }
-    }
-
-    #[test]
-    fn skim_stops_where_rewriting_begins() {
-        let skim = |bytes: &[u8]| {
-            let skim = Chunked::new(false).skim(bytes).unwrap();
-            (skim.consumed, skim.data_bytes, skim.ended, skim.rewrite)
-        };
-        assert_eq!(skim(b"5\r\nhello\r\n0\r\n\r\nGET"), (15, 5, true, false));
-        assert_eq!(skim(b"5\r\nhello\r\n0\r\n\r"), (10, 5, false, false));
-        assert_eq!(skim(b"5\r\nhello\r\n0\r\nA: b"), (10, 5, false, true));
-        assert_eq!(skim(b"5\r\nhello\r\n00\r\n\r\n"), (10, 5, false, true));
-        assert_eq!(skim(b"5\r\nhello\r\n5;a\r\n"), (10, 5, false, true));
-        assert_eq!(skim(b"5\r\nhello\r\n5"), (10, 5, false, false));
-        assert_eq!(skim(b"5\r\nhello\r\n5\r"), (10, 5, false, false));
-        assert_eq!(skim(b"5\r\nhello\r"), (9, 5, false, false));
-        assert_eq!(skim(b"5\r\nhel"), (6, 3, false, false));
-        assert_eq!(skim(b"5\r\n"), (3, 0, false, false));
-        assert_eq!(skim(b""), (0, 0, false, false));
-        assert_eq!(skim(b"05\r\nhello"), (0, 0, false, true));
-        assert_eq!(Chunked::new(false).skim(b"1\r\nxy"), Err(Reason::BadBody));
-        // Not in the middle of what step has begun.
-        let mut chunked = Chunked::new(false);
-        assert_eq!(chunked.step(b"5\r\nhel"), Ok((6, Piece::Data(b"hel"))));
-        assert!(chunked.skim(b"lo\r\n").unwrap().rewrite);
-        assert_eq!(chunked.step(b"lo\r\n"), Ok((2, Piece::Data(b"lo"))));
-        assert_eq!(chunked.step(b"\r\n"), Ok((2, Piece::NeedMore)));
-        assert_eq!(chunked.skim(b"1\r\nx\r\n").unwrap().consumed, 6);
-        assert_eq!(chunked.step(b"5;a\r\nhel"), Ok((8, Piece::Data(b"hel"))));
-        assert!(chunked.skim(b"lo\r\n").unwrap().rewrite);
-        assert_eq!(chunked.step(b"lo\r\n0\r"), Ok((2, Piece::Data(b"lo"))));
-        assert_eq!(chunked.step(b"\r\n"), Ok((2, Piece::NeedMore)));
-        assert!(chunked.skim(b"0\r\n\r\n").unwrap().ended);
     }
 
     #[test]
@@ -874,40 +704,6 @@ mod tests {
             }
         }
 
-        /// Skimmed as far as it goes, then stepped: the same data; and what was skimmed is itself a valid
-        /// beginning of a chunked body with those data.
-        #[test]
-        fn skim_agrees_with_step(bytes in bodies(), size in 1_usize..9) {
-            let expected = decode(&bytes, false, &[size]);
-            let mut chunked = Chunked::new(false);
-            let (mut raw, mut kept, mut data) = (Vec::new(), Vec::new(), 0);
-            let mut parts = bytes.chunks(size);
-            let settled = loop {
-                match chunked.skim(&kept) {
-                    Err(_) => break "refused",
-                    Ok(skim) => {
-                        raw.extend(kept.drain(..skim.consumed));
-                        data += skim.data_bytes;
-                        if skim.ended { break "ended" }
-                        if skim.rewrite { break "rewrite" }
-                    }
-                }
-                match parts.next() {
-                    Some(part) => kept.extend(part),
-                    None => break "need more",
-                }
-            };
-            let raw_decoded = decode(&raw, false, &[size]);
-            if settled == "ended" {
-                let raw_decoded = raw_decoded.unwrap().unwrap();
-                prop_assert_eq!(raw_decoded.data.len() as u64, data);
-                prop_assert_eq!(raw_decoded.data, expected.unwrap().unwrap().data);
-            } else {
-                prop_assert!(settled == "refused" || raw_decoded == Ok(None));
-                prop_assert!(settled != "refused" || expected == Err(Reason::BadBody));
-            }
-        }
-
         #[test]
         fn encoded_and_decoded_again(parts in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..40), 0..9)) {
             let mut encoded = Vec::new();
@@ -919,14 +715,11 @@ mod tests {
             encoded.extend(LAST_CHUNK);
             let decoded = decode(&encoded, false, &[3]).unwrap().unwrap();
             prop_assert_eq!(&decoded.data, &parts.concat());
-            let skim = Chunked::new(false).skim(&encoded).unwrap();
-            prop_assert_eq!((skim.consumed, skim.ended), (encoded.len(), true));
         }
 
         #[test]
         fn anything_is_taken_without_a_panic(bytes: Vec<u8>, lenient: bool) {
             let _ = decode(&bytes, lenient, &[3]);
-            let _ = Chunked::new(lenient).skim(&bytes);
         }
     }
 }

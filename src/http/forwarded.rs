@@ -295,17 +295,51 @@ fn address(entry: &[u8]) -> Option<IpAddr> {
 fn write_address(address: IpAddr, out: &mut Vec<u8>) {
     match address {
         IpAddr::V4(address) => {
-            for (index, octet) in address.octets().into_iter().enumerate() {
-                if index > 0 {
-                    out.push(b'.');
-                }
-                out.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+            let mut text = [0; "255.255.255.255.".len() + 1];
+            let mut end = 0;
+            for octet in address.octets() {
+                let (digits, count) = OCTETS[usize::from(octet)];
+                text[end..end + 4].copy_from_slice(&digits);
+                end += count + 1;
             }
+            out.extend_from_slice(&text[..end - 1]);
         }
         IpAddr::V6(address) => {
             write!(out, "{address}").expect("a vector takes every byte");
         }
     }
+}
+
+/// Each octet in decimal with a dot behind it, and how many digits it has.
+const OCTETS: [([u8; 4], usize); 256] = {
+    let mut octets = [([0; 4], 0); 256];
+    let mut octet = 0;
+    while octet < 256 {
+        let digits = [octet / 100, octet / 10 % 10, octet % 10];
+        let count = if octet > 99 {
+            3
+        } else if octet > 9 {
+            2
+        } else {
+            1
+        };
+        let mut index = 0;
+        while index < count {
+            octets[octet].0[index] = b'0' + digits[3 - count + index] as u8;
+            index += 1;
+        }
+        octets[octet].0[count] = b'.';
+        octets[octet].1 = count;
+        octet += 1;
+    }
+    octets
+};
+
+/// Whether the client's own connection was encrypted, as far as a trusted peer says so. Ours never
+/// is, as yet.
+pub fn arrived_encrypted(client: &Client, fields: &Fields<'_, '_>) -> bool {
+    let said = fields.first(FieldKind::XForwardedProto).filter(|_| client.trusted_peer);
+    said.is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https"))
 }
 
 /// One shard's source of request ids.
@@ -438,6 +472,17 @@ mod tests {
             );
         }
         (String::from_utf8(out.split_off(start)).unwrap(), written)
+    }
+
+    #[test]
+    fn addresses_are_written_as_everybody_writes_them() {
+        for octet in 0..=u8::MAX {
+            for address in [[octet, 0, 10, 255], [1, octet, octet, octet]] {
+                let mut out = Vec::new();
+                write_address(address.into(), &mut out);
+                assert_eq!(out, IpAddr::from(address).to_string().as_bytes());
+            }
+        }
     }
 
     #[test]

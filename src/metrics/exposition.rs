@@ -166,7 +166,6 @@ const COUNTERS: &[CounterRow] = &[
         "Access log lines dropped because the writer was behind.",
         |c| &c.access_log_dropped,
     ),
-    ("outrigger_loop_turns_total", "Turns of the shard's loop.", |c| &c.loop_turns),
 ];
 
 const GAUGES: &[GaugeRow] = &[

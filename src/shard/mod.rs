@@ -58,6 +58,8 @@ pub struct Shard {
     pub counters: Arc<ShardCounters>,
     /// Its buffers.
     pub buffers: Buffers,
+    /// Where a path is rewritten in passing.
+    pub scratch: Cell<Vec<u8>>,
     /// Its pipes.
     pub pipes: Pipes,
     /// The current `Date` line.
@@ -102,6 +104,7 @@ impl Shard {
             clients_max,
             counters: counters.clone(),
             buffers: Buffers::new(buffer_bytes),
+            scratch: Cell::default(),
             pipes: Pipes::default(),
             date: Date::default(),
             rng: RefCell::new(Rng::new(seed())),
@@ -194,6 +197,11 @@ impl Shard {
                     net::yield_now().await;
                 }
             }
+            if self.drain.get() == Some(Drain::Cut) {
+                // The sessions were woken: they end themselves, and say so in the log.
+                net::yield_now().await;
+                self.cut_off();
+            }
             if self.has_drained() {
                 self.access_log.borrow_mut().flush();
                 self.tell(FromShard::Drained { shard: self.id });
@@ -216,10 +224,11 @@ impl Shard {
             let woken = !std::mem::replace(&mut first, false);
             match rung.as_mut().poll(context) {
                 Poll::Pending if woken => Poll::Ready(()),
-                other => other.map(|_| ()),
+                other => other,
             }
         })
         .await;
+        bell.emptied();
         self.main.set(None);
     }
 
@@ -245,12 +254,6 @@ impl Shard {
             }
             ToShard::Drain(step) if Some(step) > self.drain.get() => {
                 self.drain.set(Some(step));
-                if step == Drain::Cut {
-                    self.cut_off();
-                    self.access_log.borrow_mut().flush();
-                    self.tell(FromShard::Drained { shard: self.id });
-                    return false;
-                }
                 if step == Drain::Close {
                     for client in self.parking.close_silent() {
                         session::start(self, client);
@@ -269,7 +272,8 @@ impl Shard {
         true
     }
 
-    /// Time is up. What the clients have by now must not look complete: they get a reset.
+    /// Time is up for those that did not end by themselves. What their clients have by now must not
+    /// look complete: they get a reset.
     fn cut_off(&self) {
         for (_, session) in self.sessions.borrow().iter() {
             // SAFETY: a session leaves the register in the step in which its socket is closed.
@@ -294,9 +298,8 @@ impl Shard {
     }
 
     fn has_drained(&self) -> bool {
-        self.drain.get() >= Some(Drain::Close)
-            && self.listeners_open.get() == 0
-            && self.sessions.borrow().is_empty()
+        let ended = self.listeners_open.get() == 0 && self.sessions.borrow().is_empty();
+        self.drain.get() == Some(Drain::Cut) || self.drain.get() == Some(Drain::Close) && ended
     }
 
     fn look_again_if_draining(&self) {

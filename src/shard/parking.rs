@@ -46,14 +46,11 @@ impl Parking {
         Ok(Parking { epoll, places: RefCell::default(), due: RefCell::default() })
     }
 
-    /// Parks an idle connection, to be closed at `due`. Gives it back where that takes a descriptor
-    /// that cannot be had. Where the kernel will not watch it, it is closed.
-    pub fn park(&self, client: Client, due: Nanos) -> Option<Client> {
+    /// Parks an idle connection, to be closed at `due`. Where the kernel will not watch it, it is
+    /// closed.
+    pub fn park(&self, client: Client, due: Nanos) {
         let Client { socket, info } = client;
-        let descriptor = match socket.into_descriptor() {
-            Ok(descriptor) => descriptor,
-            Err(socket) => return Some(Client { socket, info }),
-        };
+        let descriptor = socket.into_descriptor();
         let mut places = self.places.borrow_mut();
         let place = places.vacant_entry();
         let key = place.key();
@@ -67,7 +64,6 @@ impl Parking {
             place.insert(Parked { descriptor, info, due });
             self.due.borrow_mut().insert((due, key));
         }
-        None
     }
 
     /// Whether nobody is parked.
@@ -112,14 +108,15 @@ pub async fn run(shard: Rc<Shard>) {
     let watch = watch.expect("a descriptor for the parking place, at start");
     let mut events = Vec::with_capacity(WAKES_PER_TURN_MAX);
     loop {
-        if watch.readable().await.is_err() {
-            continue;
-        }
+        watch.readable().await;
         events.clear();
         let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         let spare = rustix::buffer::spare_capacity(&mut events);
         if epoll::wait(&shard.parking.epoll, spare, Some(&none)).is_err() {
             continue;
+        }
+        if events.len() < WAKES_PER_TURN_MAX {
+            watch.emptied();
         }
         for event in &events {
             if let Some(Parked { descriptor, info, .. }) =

@@ -90,7 +90,8 @@ impl Endpoint {
         self.speaks_http10.set(http10);
     }
 
-    /// The youngest kept connection that may still be used.
+    /// The youngest kept connection that may still be used. Its socket is looked at anew: the edges
+    /// of this turn's batch would not show an answer that nobody asked for and that came since.
     pub fn take_idle(self: &Rc<Endpoint>, pool: &Pool, now: Nanos) -> Option<Connection> {
         loop {
             let Idle { link, since } = self.idle.borrow_mut().pop()?;

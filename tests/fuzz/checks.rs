@@ -68,7 +68,6 @@ pub fn chunked(bytes: &[u8]) {
         let expected = Body { rest: Vec::new(), ..body.clone() };
         assert_eq!(decode(&again, false, size), Ok(Some(expected)), "framed anew");
     }
-    skim(bytes, size, &whole);
 }
 
 /// `bytes` as a configuration. It is refused with places that can be shown, or it holds, and then it can
@@ -331,42 +330,4 @@ fn decode(bytes: &[u8], lenient: bool, size: usize) -> Result<Option<Body>, Reas
         }
     }
     Ok(None)
-}
-
-/// Passes on what can be, in parts of `size`, and takes the rest apart: the data must be the same, and
-/// what was passed on must be framed as strictly as if we had written it.
-fn skim(bytes: &[u8], size: usize, whole: &Result<Option<Body>, Reason>) {
-    let mut chunked = Chunked::new(false);
-    let (mut start, mut end, mut data_bytes) = (0, 0, 0);
-    let skim = loop {
-        match chunked.skim(&bytes[start..end]) {
-            Err(reason) => {
-                assert_eq!(reason, Reason::BadBody);
-                break None;
-            }
-            Ok(skim) => {
-                start += skim.consumed;
-                data_bytes += skim.data_bytes;
-                if skim.ended || skim.rewrite || end == bytes.len() {
-                    break Some(skim);
-                }
-            }
-        }
-        end = bytes.len().min(end.saturating_add(size));
-    };
-    let Some(skim) = skim else {
-        assert_eq!(decode(bytes, false, size), Err(Reason::BadBody));
-        return;
-    };
-    let raw = decode(&bytes[..start], false, size);
-    if skim.ended {
-        let raw = raw.expect("valid").expect("complete");
-        assert_eq!(raw.data.len() as u64, data_bytes);
-        assert!(raw.trailers.is_empty() && raw.rest.is_empty());
-        if let Ok(Some(body)) = whole {
-            assert_eq!(raw.data, body.data);
-        }
-    } else {
-        assert_eq!(raw, Ok(None));
-    }
 }

@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{OK, Origin, Proxy, Setup, eventually};
+use crate::support::{OK, Origin, Proxy, Setup, eventually, pause};
 
 const REQUEST: &str = "GET /a/../b?c=\"d\" HTTP/1.1\r\nHost: example.org\r\nUser-Agent: curl/\"8\"\r\n\
     Referer: http://before/\r\n\r\n";
@@ -135,6 +135,101 @@ fn reasons_are_logged() {
         let line: Value = serde_json::from_str(&line).expect("JSON");
         assert_eq!(line["http.response.status_code"], status, "{request}");
         assert_eq!(line["outrigger.reason"].as_str(), reason, "{request}");
+    }
+}
+
+/// How often an endpoint was asked, and how long its answer took.
+#[test]
+fn attempts_and_the_time_upstream() {
+    let origin = Origin::start(|peer| {
+        while let Ok(request) = peer.try_request() {
+            match request.target() {
+                "/stale" if peer.number == 0 => return,
+                "/slow" => pause(60),
+                "/late" => pause(600),
+                "/close" => return,
+                "/cut" => return peer.send("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx"),
+                _ => {}
+            }
+            if peer.try_send(OK).is_err() {
+                return;
+            }
+        }
+    });
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let proxy = Setup::new(&origin)
+        .one_shard()
+        .and_cluster_text(&format!("name: nobody, endpoints: ['{nobody}']"))
+        .and_route("match: {path: /own}, respond: {status: 418}")
+        .and_route("match: {path: /nobody}, cluster: nobody")
+        .and_route("match: {path: /late}, cluster: app, timeouts: {answer: 300ms}")
+        .listener("access_log: {path: '{dir}/access'}")
+        .start();
+    // Whether an endpoint was asked, whether it answered, and how often it was asked, where that
+    // is worth telling.
+    let cases = [
+        ("/", true, true, None),
+        ("/stale", true, true, Some(2)),
+        ("/slow", true, true, None),
+        ("/own", false, false, None),
+        ("/%00", false, false, None),
+        ("/nobody", true, false, None),
+        ("/late", true, false, None),
+        ("/close", true, false, None),
+        ("/cut", true, true, None),
+    ];
+    for (number, (path, asked, answered, attempts)) in cases.into_iter().enumerate() {
+        let mut client = proxy.client();
+        client.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        let _ = client.try_answer();
+        let line = lines(&proxy, "access", number + 1).pop().unwrap();
+        let line: Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(line.get("outrigger.upstream.address").is_some(), asked, "{line}");
+        let duration = line.get("outrigger.upstream.duration").and_then(Value::as_u64);
+        assert_eq!(duration.is_some(), answered, "{line}");
+        assert!(duration <= line["event.duration"].as_u64(), "{line}");
+        assert!(path != "/slow" || duration >= Some(60_000_000), "{line}");
+        assert_eq!(line["outrigger.upstream.attempts"].as_u64(), attempts, "{line}");
+    }
+    assert_eq!(proxy.metric("outrigger_retries_total", &[]), 1.0);
+}
+
+/// The time upstream begins when the endpoint has the whole request.
+#[test]
+fn a_slow_upload_is_not_the_endpoints_time() {
+    let (_origin, proxy) = start("json");
+    let mut client = proxy.client();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n");
+    for _ in 0..5 {
+        pause(100);
+        client.send("x");
+    }
+    assert_eq!(client.answer().status(), 200);
+    let line: Value = serde_json::from_str(&lines(&proxy, "access", 1)[0]).expect("JSON");
+    let upstream = line["outrigger.upstream.duration"].as_u64().expect("a time");
+    // Half of what it took to send, as the proxy may have heard late of its beginning.
+    assert!(upstream + 250_000_000 <= line["event.duration"].as_u64().unwrap(), "{line}");
+}
+
+/// What had come of a request counts, even if its answer was cut off.
+#[test]
+fn a_cut_answer_has_the_bytes_of_its_request() {
+    let origin = Origin::closing_after("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx");
+    let proxy = Setup::new(&origin).listener("access_log: {path: '{dir}/access'}").start();
+    for (number, pieces) in [&["hello"][..], &["", "hel", "lo"]].into_iter().enumerate() {
+        let mut client = proxy.client();
+        let head = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n";
+        client.send(format!("{head}{}", pieces[0]));
+        for piece in &pieces[1..] {
+            pause(20);
+            client.send(piece);
+        }
+        assert!(client.try_answer().is_err());
+        let line = lines(&proxy, "access", number + 1).pop().unwrap();
+        let line: Value = serde_json::from_str(&line).expect("JSON");
+        assert_eq!(line["outrigger.reason"], "answer-truncated");
+        assert_eq!(line["http.request.body.bytes"], 5, "{line}");
+        assert_eq!(line["http.response.body.bytes"], 1, "{line}");
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use std::process::{Command, Output};
 
 use crate::support::proxy::OUTRIGGER;
+use crate::support::{Origin, Setup};
 
 fn outrigger(arguments: &[&str]) -> Output {
     Command::new(OUTRIGGER).args(arguments).output().expect("the binary runs")
@@ -88,6 +89,29 @@ fn an_address_that_is_taken() {
     let admin = format!("admin: {{address: '{address}'}}\n{GOOD}");
     let (_directory, path) = file("admin.yaml", &admin);
     assert_eq!(outrigger(&["run", "-c", &path]).status.code(), Some(75));
+}
+
+/// Shards share a port, but not with another process: each would get a part of the connections.
+#[test]
+fn two_processes_do_not_share_a_port() {
+    let origin = Origin::named("it");
+    let first = Setup::new(&origin).start();
+    let address = first.address().to_string();
+    let second = format!("admin: {{address: off}}\n{}", GOOD.replace("127.0.0.1:0", &address));
+    let (_directory, path) = file("second.yaml", &second);
+    let output = outrigger(&["run", "-c", &path]);
+    assert_eq!(output.status.code(), Some(75));
+    assert!(text(&output.stderr).contains(&address), "{}", text(&output.stderr));
+    assert_eq!(first.get("/").text(), "it");
+}
+
+#[test]
+fn an_access_log_that_cannot_be_written() {
+    let logging = GOOD.replace("127.0.0.1:0", "127.0.0.1:0\n    access_log: {path: /nowhere/x}");
+    let (_directory, path) = file("logging.yaml", &logging);
+    let output = outrigger(&["run", "-c", &path]);
+    assert_eq!(output.status.code(), Some(75));
+    assert!(text(&output.stderr).contains("/nowhere/x"), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -1,10 +1,15 @@
 //! The orderly end, and the other ones: signals and exit codes.
 
+use std::io::Write;
+use std::net::SocketAddr;
+use std::process::{Command, Stdio};
 use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::{Client, GET, OK, Origin, Proxy, Setup, eventually};
+use crate::support::proxy::OUTRIGGER;
+use crate::support::{Client, End, GET, OK, Origin, PATIENCE, Proxy, Setup, eventually};
 
 /// An origin whose answers wait until they are let go.
 fn waiting() -> (Origin, Sender<()>) {
@@ -232,4 +237,156 @@ fn nothing_of_the_log_is_lost() {
     assert_eq!(proxy.exit().code(), Some(0));
     let log = std::fs::read_to_string(proxy.path("access")).unwrap();
     assert_eq!(log.lines().count(), 100);
+}
+
+/// Whatever is cut off when time is up has its line, and its client can tell: a reset, never an
+/// end that could be taken for one.
+#[test]
+fn what_is_cut_off_is_logged_and_reset() {
+    let origin = Origin::start(|peer| {
+        let target = peer.request_head().target().to_owned();
+        peer.send(match target.as_str() {
+            "/tunnel" => {
+                "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\nhalf"
+            }
+            "/length" => "HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf",
+            "/chunked" => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+            "/until-close" => "HTTP/1.1 200 OK\r\n\r\nhalf",
+            _ => "",
+        });
+        let _ = peer.rest();
+    });
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let post =
+        |path: &str, framing: &str| format!("POST {path} HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n");
+    let cases = [
+        ("/quiet", 503, get("/quiet")),
+        ("/length", 200, get("/length")),
+        ("/chunked", 200, get("/chunked")),
+        ("/until-close", 200, get("/until-close")),
+        ("/upload", 503, post("/upload", "Content-Length: 9")),
+        ("/chunks", 503, post("/chunks", "Transfer-Encoding: chunked")),
+        (
+            "/tunnel",
+            101,
+            "GET /tunnel HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n".into(),
+        ),
+    ];
+    let mut proxy = Setup::new(&origin)
+        .section("shutdown: {drain_timeout: 500ms}")
+        .listener("access_log: {path: '{dir}/access'}")
+        .start();
+    let mut clients: Vec<_> = cases
+        .iter()
+        .map(|(path, status, request)| {
+            let mut client = proxy.client();
+            client.send(request);
+            if *status < 300 {
+                client.read_until("half");
+            }
+            eventually("the origin has it", || {
+                origin.received().windows(path.len()).any(|it| it == path.as_bytes())
+            });
+            (path, client)
+        })
+        .collect();
+    proxy.signal(Signal::TERM);
+    assert_eq!(proxy.exit().code(), Some(0));
+    for (path, client) in &mut clients {
+        let (_, end) = client.rest();
+        assert_eq!(end, End::Reset, "{path}");
+    }
+    let log = std::fs::read_to_string(proxy.path("access")).unwrap();
+    assert_eq!(log.lines().count(), cases.len(), "{log}");
+    for (path, status, _) in cases {
+        let mut lines = log.lines().map(|line| serde_json::from_str(line).expect("JSON"));
+        let line: serde_json::Value =
+            lines.find(|line: &serde_json::Value| line["url.original"] == path).expect(path);
+        assert_eq!(line["http.response.status_code"], status, "{line}");
+        assert_eq!(line["outrigger.reason"], "drain-timeout", "{line}");
+    }
+}
+
+/// Where standard error of a process goes that has little to say.
+enum Stderr {
+    File,
+    /// Every write fails.
+    Full,
+    /// Every write would block for ever.
+    Unread,
+}
+
+/// With so many descriptors, two shards cannot start.
+const FILES_TOO_FEW: u32 = 20;
+
+/// A shard that panics takes the process with it, whether or not anybody hears why: it never
+/// serves half-dead. Where descriptors run out while the shards start, some of them panic; with
+/// less the process says that it cannot start, with more it serves.
+#[test]
+fn a_panic_ends_the_process() {
+    for stderr in [Stderr::File, Stderr::Full, Stderr::Unread] {
+        // Where a limit strikes is a race between the threads.
+        let met = (0..10).any(|_| (13..31).any(|files| panics_with(files, &stderr)));
+        assert!(met, "no shard ran out of descriptors at the right moment");
+    }
+}
+
+/// Starts a proxy that may open so many descriptors; tells whether a shard panicked.
+#[track_caller]
+fn panics_with(files: u32, stderr: &Stderr) -> bool {
+    let origin = SocketAddr::from(([127, 0, 0, 1], 9));
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    std::fs::write(path("config"), Setup::at(&[origin]).yaml()).unwrap();
+    let (unread, full_pipe) = std::io::pipe().unwrap();
+    let output: Stdio = match stderr {
+        Stderr::File => std::fs::File::create(path("stderr")).unwrap().into(),
+        Stderr::Full => std::fs::File::create("/dev/full").unwrap().into(),
+        Stderr::Unread => {
+            let room = rustix::pipe::fcntl_getpipe_size(&full_pipe).unwrap();
+            (&full_pipe).write_all(&vec![b'.'; room]).unwrap();
+            full_pipe.into()
+        }
+    };
+    let mut child = Command::new("sh")
+        .args(["-c", &format!("ulimit -n {files} && exec \"$0\" \"$@\""), OUTRIGGER])
+        .args(["run", "-c"])
+        .arg(path("config"))
+        .stdout(Stdio::null())
+        .stderr(output)
+        .spawn()
+        .unwrap();
+    let heard = || std::fs::read_to_string(path("stderr")).unwrap_or_default();
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break Some(status);
+        }
+        // One that goes on has started; but it must not have panicked, nor have so few.
+        let must_end = files <= FILES_TOO_FEW || heard().contains("panicked");
+        let patience = if must_end { PATIENCE } else { Duration::from_secs(2) };
+        if begun.elapsed() > patience {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            break None;
+        }
+        crate::support::pause(5);
+    };
+    drop(unread);
+    let heard = heard();
+    match status.map(|status| status.code()) {
+        None => {
+            let may_live = files > FILES_TOO_FEW && !heard.contains("panicked");
+            assert!(may_live, "it lives on with {files} descriptors: {heard}");
+            false
+        }
+        Some(Some(75)) => false,
+        Some(code) => {
+            assert_eq!(code, Some(70), "with {files} descriptors: {heard}");
+            match stderr {
+                Stderr::File => heard.contains("thread shard-"),
+                _ => true,
+            }
+        }
+    }
 }

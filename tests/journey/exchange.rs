@@ -41,6 +41,35 @@ fn a_client_may_half_close_behind_its_request() {
     client.assert_closed();
 }
 
+/// The same with an answer that takes a while, though less than the time after which clients are
+/// watched, and with the end in the segment of the request. Once in many times is enough: a slow
+/// machine may take too long.
+#[test]
+fn a_client_that_has_half_closed_may_wait_for_a_while() {
+    for one_segment in [false, true] {
+        let origin = Origin::start(|peer| {
+            while peer.try_request().is_ok() {
+                crate::support::pause(10);
+                if peer.try_send(OK).is_err() {
+                    return;
+                }
+            }
+        });
+        let proxy = Proxy::before(&origin);
+        let answered = (0..10).any(|_| {
+            let mut client = proxy.client();
+            if one_segment {
+                client.send_and_end(GET);
+            } else {
+                client.send(GET);
+                client.shutdown_write();
+            }
+            client.try_answer().is_ok_and(|answer| answer.text() == "ok")
+        });
+        assert!(answered, "in one segment: {one_segment}");
+    }
+}
+
 #[test]
 fn pipelined_requests_are_answered_in_order() {
     let origin = Origin::echoing();
@@ -101,6 +130,25 @@ fn a_request_may_come_in_any_pieces() {
         ("POST /a?b HTTP/1.1", &b"abcde"[..])
     );
     assert_eq!(request.trailers, [("Sum".into(), "1".into())]);
+}
+
+/// Each byte of these could be the last of a head.
+#[test]
+fn heads_may_trickle_in_behind_each_other() {
+    let origin = Origin::echoing();
+    let proxy = Proxy::before(&origin);
+    let mut client = proxy.client();
+    let head = |number| format!("GET /{number} HTTP/1.1\r\nHost: a\r\nX: {number}\r\n\r\n");
+    client.send_slowly(head(1));
+    assert!(client.answer().text().contains("/1"));
+    // A whole one and the beginning of the next, cut at each place in turn.
+    for cut in 1..head(3).len() {
+        let (begin, end) = (&head(3)[..cut], &head(3)[cut..]);
+        client.send(head(2) + begin);
+        assert!(client.answer().text().contains("/2"), "cut at {cut}");
+        client.send(end);
+        assert!(client.answer().text().contains("/3"), "cut at {cut}");
+    }
 }
 
 #[test]

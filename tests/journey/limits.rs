@@ -38,6 +38,27 @@ fn the_default_target() {
     assert_refused(&mut client, 414);
 }
 
+/// A target that comes in pieces and never ends, be they single bytes, is refused before it has
+/// grown to twice what is allowed.
+#[test]
+fn a_target_that_grows() {
+    for (uri_bytes_max, piece_bytes) in [(300_usize, 1), (300, 70), (8_192, 1_000)] {
+        let origin = Origin::answering(OK);
+        let proxy = Setup::new(&origin)
+            .listener(&format!("limits: {{uri_bytes_max: {uri_bytes_max}}}"))
+            .start();
+        let mut client = proxy.client();
+        client.send("GET /");
+        let piece = "a".repeat(piece_bytes);
+        for _ in 0..(2 * uri_bytes_max).div_ceil(piece_bytes) {
+            let _ = client.try_send(&piece);
+            std::thread::sleep(std::time::Duration::from_micros(500));
+        }
+        assert_refused(&mut client, 414);
+        assert_eq!(proxy.refusals("uri-too-long"), 1.0);
+    }
+}
+
 #[test]
 fn the_heads_bytes() {
     let origin = Origin::answering(OK);

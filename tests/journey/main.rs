@@ -49,4 +49,6 @@ mod access_log;
 
 mod command_line;
 
+mod readiness;
+
 mod regression;

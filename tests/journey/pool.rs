@@ -123,17 +123,26 @@ fn an_upload_that_cannot_be_repeated_is_not() {
     assert_eq!(origin.connections(), 1);
 }
 
-/// Seen before anything is sent: not even a POST notices.
+/// Seen before anything is sent: not even a POST notices, and a GET need not be sent twice.
 #[test]
 fn a_closed_connection_is_never_used() {
-    let origin = failing_once(|_| {});
-    let proxy = Setup::new(&origin).one_shard().start();
-    let mut client = proxy.client();
-    assert_eq!(client.post("/1", "x").status(), 200);
-    eventually("the origin has closed", || origin.ended() == 1);
-    assert_eq!(client.post("/2", "x").status(), 200);
-    assert_eq!(origin.connections(), 2);
-    assert_eq!(proxy.metric("outrigger_retries_total", &[]), 0.0);
+    for method in ["POST", "GET"] {
+        for reset in [false, true] {
+            let origin = failing_once(move |peer| {
+                if reset {
+                    peer.reset();
+                }
+            });
+            let proxy = Setup::new(&origin).one_shard().start();
+            let mut client = proxy.client();
+            assert_eq!(client.post("/1", "x").status(), 200);
+            eventually("the origin has closed", || origin.ended() == 1);
+            let request = format!("{method} /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
+            assert_eq!(client.ask(request).status(), 200, "{method} {reset}");
+            assert_eq!(origin.connections(), 2);
+            assert_eq!(proxy.metric("outrigger_retries_total", &[]), 0.0, "{method} {reset}");
+        }
+    }
 }
 
 /// Such as the 408 that some servers send before they close.
@@ -153,6 +162,48 @@ fn a_connection_with_unasked_bytes_is_never_used() {
     is_sent.recv().unwrap();
     assert_eq!(client.post("/2", "x").text(), "ok");
     assert_eq!(origin.connections(), 2);
+}
+
+/// Nor while the shard has more to do than one look at its sockets shows: the answers that nobody
+/// asked for arrive behind more requests than that.
+#[test]
+fn unasked_bytes_are_seen_behind_a_crowd() {
+    const CROWD: usize = 300;
+    let (sent, all_sent) = std::sync::mpsc::channel();
+    let gate = std::sync::Arc::new((std::sync::Mutex::new(false), std::sync::Condvar::new()));
+    let (shut, count) = (gate.clone(), std::sync::atomic::AtomicUsize::new(0));
+    let origin = Origin::start(move |peer| {
+        if peer.try_request().is_err() {
+            return;
+        }
+        peer.answer("good");
+        if count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < CROWD {
+            let open = shut.1.wait_while(shut.0.lock().unwrap(), |open| !*open);
+            drop(open.unwrap());
+            peer.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil");
+            sent.send(()).unwrap();
+        }
+    });
+    let proxy = Setup::new(&origin).one_shard().start();
+    let mut clients: Vec<_> = (0..CROWD).map(|_| proxy.client()).collect();
+    // Each on a connection of its own, all of them kept.
+    proxy.signal(Signal::STOP);
+    let request = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    clients.iter_mut().for_each(|client| client.send(request));
+    proxy.signal(Signal::CONT);
+    for client in &mut clients {
+        assert_eq!(client.answer().text(), "good");
+    }
+    proxy.signal(Signal::STOP);
+    clients.iter_mut().for_each(|client| client.send(request));
+    *gate.0.lock().unwrap() = true;
+    gate.1.notify_all();
+    let poisoned = origin.connections().min(CROWD);
+    (0..poisoned).for_each(|_| all_sent.recv().unwrap());
+    proxy.signal(Signal::CONT);
+    for client in &mut clients {
+        assert_eq!(client.answer().text(), "good");
+    }
 }
 
 #[test]
@@ -247,6 +298,7 @@ fn a_connect_that_takes_too_long_is_a_504() {
     assert_eq!(answer.status(), 504);
     assert_eq!(answer.get("x-outrigger-reason"), Some("timeout-connect"));
     assert_eq!(client.post("/", "x").status(), 504);
+    assert_eq!(proxy.metric("outrigger_upstream_connect_failures_total", &[]), 2.0);
 }
 
 /// Bytes that are there before the first byte of the request was written answer nothing. The proxy

@@ -157,6 +157,22 @@ fn redirects() {
     assert!(origin.requests().is_empty());
 }
 
+/// Behind a proxy of ours that ends TLS, a redirect must not lead out of it.
+#[test]
+fn redirects_keep_the_scheme_that_a_trusted_peer_tells() {
+    let origin = Origin::named("it");
+    for (trusted, location) in
+        [("127.0.0.0/8", "https://example.org/c/x"), ("10.0.0.0/8", "http://example.org/c/x")]
+    {
+        let proxy = Setup::new(&origin)
+            .listener(&format!("forwarded: {{trusted: {{cidrs: ['{trusted}']}}}}"))
+            .and_route("match: {prefix: /b}, redirect: {prefix_rewrite: /c}")
+            .start();
+        let request = "GET /b/x HTTP/1.1\r\nHost: example.org\r\nX-Forwarded-Proto: https\r\n\r\n";
+        assert_eq!(proxy.ask(request).get("location"), Some(location));
+    }
+}
+
 #[test]
 fn direct_responses() {
     let origin = Origin::named("it");

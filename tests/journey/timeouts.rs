@@ -50,6 +50,25 @@ fn a_head_that_drips() {
     eventually("it is counted", || proxy.refusals("timeout-header") == 2.0);
 }
 
+/// A byte at a time, with and without line ends among them; the client is told why.
+#[test]
+fn a_head_that_drips_is_answered() {
+    for piece in ["x", "X: y\r\n"] {
+        let origin = Origin::answering(OK);
+        let proxy =
+            Setup::new(&origin).listener("reason_header: true, timeouts: {header: 400ms}").start();
+        let mut client = proxy.client();
+        client.send("GET / HTTP/1.1\r\nHost: a\r\nX: ");
+        let mut bytes = piece.bytes().cycle();
+        eventually("it is refused", || {
+            let _ = client.try_send([bytes.next().unwrap()]);
+            proxy.refusals("timeout-header") == 1.0
+        });
+        assert_reason(&proxy, &mut client, 408, "timeout-header");
+        assert!(origin.received().is_empty());
+    }
+}
+
 #[test]
 fn a_connection_that_says_nothing() {
     let origin = Origin::answering(OK);
@@ -261,6 +280,49 @@ fn an_upload_that_nobody_answers() {
     pause(50);
     client.send("0\r\n\r\n");
     assert_reason(&proxy, &mut client, 504, "timeout-answer");
+}
+
+const EXPECTANT: &str =
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n";
+
+/// The client waits for a 100, so the origin is late, not the client.
+#[test]
+fn an_expectation_that_nobody_answers() {
+    let origin = stuck();
+    let proxy = Setup::new(&origin)
+        .listener("reason_header: true, timeouts: {body: 200ms}")
+        .route("timeouts: {answer: 600ms}")
+        .start();
+    let mut client = proxy.client();
+    client.send(EXPECTANT);
+    assert_reason(&proxy, &mut client, 504, "timeout-answer");
+    client.assert_closed();
+    assert_eq!(proxy.refusals("timeout-body"), 0.0);
+    eventually("the origin is let go", || origin.ended() == 1);
+}
+
+/// Once it has its 100, or has not waited for it, it is the client's turn.
+#[test]
+fn a_client_that_may_continue_and_does_not() {
+    for (interim, begun) in [(true, ""), (true, "hel"), (false, "hel")] {
+        let origin = Origin::start(move |peer| {
+            peer.request_head();
+            if interim {
+                peer.send("HTTP/1.1 100 Continue\r\n\r\n");
+            }
+            let _ = peer.rest();
+        });
+        let proxy =
+            Setup::new(&origin).listener("reason_header: true, timeouts: {body: 400ms}").start();
+        let mut client = proxy.client();
+        client.send(EXPECTANT);
+        if interim {
+            assert_eq!(client.answer().status(), 100);
+        }
+        client.send(begun);
+        assert_reason(&proxy, &mut client, 408, "timeout-body");
+        client.assert_closed();
+    }
 }
 
 /// An origin that takes nothing of an upload.

@@ -170,7 +170,6 @@ impl Proxy {
     #[track_caller]
     fn run(yaml: &str, files_max: Option<u32>) -> Proxy {
         let directory = TempDir::new().expect("a directory");
-        let path = |name: &str| directory.path().join(name);
         write_config(directory.path(), yaml);
         let mut command = match files_max {
             None => Command::new(OUTRIGGER),
@@ -181,7 +180,21 @@ impl Proxy {
                 shell
             }
         };
-        command.arg("run").arg("-c").arg(path("config.yaml"));
+        command.arg("run").arg("-c").arg(directory.path().join("config.yaml"));
+        Proxy::spawn(command, directory)
+    }
+
+    /// With a file as it is, and these environment variables.
+    #[track_caller]
+    pub fn from_file(file: &Path, variables: &[(&str, &str)]) -> Proxy {
+        let mut command = Command::new(OUTRIGGER);
+        command.arg("run").arg("-c").arg(file).envs(variables.iter().copied());
+        Proxy::spawn(command, TempDir::new().expect("a directory"))
+    }
+
+    #[track_caller]
+    fn spawn(mut command: Command, directory: TempDir) -> Proxy {
+        let path = |name: &str| directory.path().join(name);
         command.arg("--listen-address-path").arg(path("listen"));
         command.arg("--admin-address-path").arg(path("admin"));
         command.stdin(Stdio::null());

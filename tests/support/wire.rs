@@ -82,6 +82,14 @@ impl Wire {
         }
     }
 
+    /// Sends all of it and the end behind it, in one segment where it fits.
+    pub fn send_and_end(&mut self, bytes: impl AsRef<[u8]>) {
+        // Corked, what is written waits for more, and the FIN joins it (tcp(7)).
+        SockRef::from(&self.stream).set_tcp_cork(true).expect("TCP_CORK");
+        let _ = self.try_send(bytes);
+        self.shutdown_write();
+    }
+
     /// No more will be sent; reading goes on.
     pub fn shutdown_write(&mut self) {
         let _ = self.stream.shutdown(Shutdown::Write);

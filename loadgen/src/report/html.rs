@@ -10,7 +10,7 @@ use super::{Latency, Report};
 use crate::units::{show_count, show_nanos, show_rate};
 
 /// Of a plot, in pixels.
-const SIZE: (u32, u32) = (960, 420);
+pub(super) const SIZE: (u32, u32) = (960, 420);
 
 /// Line colours, in turn: told apart by most eyes (Okabe and Ito's set).
 const COLOURS: [RGBColor; 7] = [
@@ -23,7 +23,7 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 0, 0),
 ];
 
-const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;\
+pub(super) const STYLE: &str = "body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;\
 padding:0 1rem;color:#222;background:#fff}h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}\
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.9rem}\
 th,td{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd}\
@@ -115,7 +115,7 @@ fn table(reports: &[Report]) -> String {
     table + "</table>\n"
 }
 
-fn colour(index: usize) -> RGBColor {
+pub(super) fn colour(index: usize) -> RGBColor {
     COLOURS[index % COLOURS.len()]
 }
 
@@ -219,6 +219,6 @@ fn over_time(reports: &[Report], unit: &str, picks: &[Pick]) -> Drawn {
     Ok(svg)
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

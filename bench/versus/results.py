@@ -1,0 +1,147 @@
+"""Raw rows: JSON lines, one campaign line and then one line for each measurement.
+
+Files are only ever appended to. Figures that a scenario has not are null.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Marks: what makes figures doubtful.
+NOT_SATURATED = "not saturated"
+RATE_MISSED = "rate missed"
+DISTURBED = "disturbed"
+STOLEN = "stolen"
+SHARED = "load on the proxy's CPUs"
+
+
+@dataclass
+class Figures:
+    """What one measurement found."""
+
+    requests: int
+    errors: int
+    # From the first request to the last answer, as the load generator counts.
+    wall_s: float
+    # Of all threads of all of the proxy's processes.
+    cpu_s: float
+    # CPU microseconds per request.
+    cpu_us: float
+    # Of the time of the proxy's CPUs, what it used.
+    cpu_share: float
+    # Answers a second.
+    rate: float
+    body_bytes: int
+    # MiB of answers' bodies for each second of CPU.
+    mib_per_cpu_s: float
+    # Opened while the measurement ran; what the warm-up opened is not in it.
+    origin_connections: int
+    client_connections: int
+    # Of the load's CPU: used by the load generator, waited for by it, used by the origin.
+    load_cpu_share: float
+    load_wait_share: float
+    origin_cpu_share: float
+    # Of the requests, sent late though a connection was free.
+    late_share: float
+    # Of the proxy's CPU: used by other processes, and taken by the hypervisor.
+    others_share: float
+    stolen_share: float
+    # Open loop only; from when a request was due.
+    p50_us: float | None = None
+    p99_us: float | None = None
+    p999_us: float | None = None
+    max_us: float | None = None
+    # After the first request.
+    pss_idle_bytes: int | None = None
+    # Growth, for each idle connection.
+    pss_per_connection_bytes: float | None = None
+    # Under load; and the longest until a new connection saw the new configuration.
+    reloads: int | None = None
+    reload_ms: float | None = None
+    # Of the marks above.
+    marks: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Row:
+    """One measurement."""
+
+    scenario: str
+    proxy: str
+    # From 1; and the place in the round, from 1.
+    round: int
+    turn: int
+    workers: int
+    # Unix time.
+    time: float
+    figures: Figures | None
+    # Why there are no figures.
+    invalid: str | None = None
+
+
+@dataclass
+class Campaign:
+    """What all rows of one command have in common."""
+
+    date: str
+    command: str
+    # As machine.describe() has it.
+    machine: dict
+    versions: dict[str, str]
+    seconds: float
+    rounds: int
+    cpus_proxy: list[int]
+    cpus_load: list[int]
+    cpus_origin: list[int]
+    # Titles of the scenarios, in their order.
+    scenarios: dict[str, str]
+    # Why proxies, or a proxy in a scenario, did not run.
+    skipped: dict[str, str]
+    rows: list[Row] = field(default_factory=list)
+
+
+def campaign_line(campaign: Campaign) -> str:
+    values = dataclasses.asdict(dataclasses.replace(campaign, rows=[]))
+    del values["rows"]
+    return json.dumps({"campaign": values}, ensure_ascii=False)
+
+
+def row_line(row: Row) -> str:
+    return json.dumps({"row": dataclasses.asdict(row)}, ensure_ascii=False)
+
+
+def read(path: Path) -> list[Campaign]:
+    """All campaigns of a file. Raises ValueError for a line that is none of ours."""
+    campaigns: list[Campaign] = []
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        try:
+            value = json.loads(line)
+            if "campaign" in value:
+                campaigns.append(Campaign(**value["campaign"]))
+            else:
+                row = value["row"]
+                figures = row.pop("figures")
+                campaigns[-1].rows.append(Row(figures=figures and Figures(**figures), **row))
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}, line {number}: {error!r}") from None
+    return campaigns
+
+
+class Writer:
+    """Appends a campaign as it goes, so that nothing is lost with a run that is cut off."""
+
+    def __init__(self, path: Path, campaign: Campaign):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = open(path, "a", encoding="utf-8")
+        self.line(campaign_line(campaign))
+
+    def line(self, line: str) -> None:
+        self.file.write(line + "\n")
+        self.file.flush()
+
+    def row(self, row: Row) -> None:
+        self.line(row_line(row))
+
+    def close(self) -> None:
+        self.file.close()

@@ -1,0 +1,484 @@
+//! One request and its answer: an endpoint is chosen, a connection borrowed, the request sent, and
+//! both bodies relayed. Called by `session`, which owns the client's connection; here the endpoint's
+//! is borrowed, and given back or closed.
+//!
+//! ```text
+//! pick -> pool or connect -> head (and a short body) -> head of the answer -> body -> pool
+//!                 ^                                            |
+//!                 +--- once more, if a kept connection had ended, and nothing is lost
+//! ```
+
+mod patience;
+
+mod reply;
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use crate::admit::Order;
+use crate::answer::Answered;
+use crate::http::encode::Persistence;
+use crate::http::head::Framing;
+use crate::net::{Socket, Timer, would_block};
+use crate::reason::Reason;
+use crate::relay::{Broken, Flow, Incoming, Outgoing, Relay};
+use crate::shard::Shard;
+use crate::shard::buffers::Buffer;
+use crate::time::Nanos;
+use crate::upstream::{Connection, Endpoint};
+
+use patience::{Uploading, Waiting};
+use reply::Reply;
+
+pub use patience::within;
+
+/// What an exchange borrows of the connection that carries it.
+pub struct Exchange<'a> {
+    /// The shard.
+    pub shard: &'a Shard,
+    /// The client's socket.
+    pub client: &'a Socket,
+    /// The connection's one timer.
+    pub timer: &'a mut Timer,
+    /// Received from the client and not yet dealt with: first of all, the request's body.
+    pub inbound: &'a mut Buffer,
+}
+
+/// What came of an exchange.
+pub struct Outcome {
+    /// Of the answer that was sent; 0 where none was.
+    pub status: u16,
+    /// Why it was not the origin's, or not all of it.
+    pub reason: Option<Reason>,
+    /// Bytes to the client, heads included.
+    pub sent: u64,
+    /// Body bytes to the client.
+    pub body_sent: u64,
+    /// Body bytes from the client.
+    pub body_received: u64,
+    /// From the request's last byte sent to the head of the answer; measured only for the log.
+    pub upstream_time: Option<Duration>,
+    /// What comes next on the client's connection.
+    pub next: Next,
+}
+
+/// What comes next on a client's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Another request.
+    Request,
+    /// Its end.
+    Close,
+    /// Its end; but the client may still be sending, and must not lose our answer for it.
+    Linger,
+    /// Its end, as a reset: the client must not take what it has for everything.
+    Reset,
+}
+
+/// Why an exchange failed, and how far it had come.
+pub struct Failure {
+    /// Why.
+    pub reason: Reason,
+    /// The status that the client has seen already, and how its connection has to end for it.
+    pub told: Option<(u16, Next)>,
+    /// The request's body was not received to its end.
+    pub body_left: bool,
+    /// Bytes that were sent to the client.
+    pub sent: u64,
+    /// Those of a body among them.
+    pub body_sent: u64,
+    /// Body bytes from the client, as far as they are known.
+    pub body_received: u64,
+    /// As in [`Outcome`], where there was an answer.
+    pub upstream_time: Option<Duration>,
+}
+
+impl Failure {
+    /// One of which the client has seen nothing yet.
+    fn untold(reason: Reason, body_left: bool) -> Failure {
+        Failure {
+            reason,
+            told: None,
+            body_left,
+            sent: 0,
+            body_sent: 0,
+            body_received: 0,
+            upstream_time: None,
+        }
+    }
+}
+
+/// An exchange that came to its end.
+struct Exchanged {
+    outcome: Outcome,
+    upstream_reusable: bool,
+}
+
+/// An exchange that did not.
+enum Undone {
+    /// Nothing of an answer has reached the client.
+    NotAnswered(NoAnswer),
+    /// A part of it has.
+    CutOff(Failure),
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NoAnswer {
+    /// The connection ended before a byte of it: if it was a kept one, it may just have been old.
+    Stale,
+    Failed(Reason),
+}
+
+impl From<Reason> for NoAnswer {
+    fn from(reason: Reason) -> NoAnswer {
+        NoAnswer::Failed(reason)
+    }
+}
+
+impl From<NoAnswer> for Undone {
+    fn from(none: NoAnswer) -> Undone {
+        Undone::NotAnswered(none)
+    }
+}
+
+/// What came first in an exchange whose request body is still arriving.
+enum First {
+    Uploaded(Result<(), Broken>),
+    Answered(Result<Answered, NoAnswer>),
+}
+
+impl Exchange<'_> {
+    /// Sends an order to an endpoint of `cluster`, and its answer to the client.
+    ///
+    /// # Errors
+    /// Where there is no answer, or not all of it. The client has to be told, if it still can be.
+    pub async fn run(
+        &mut self,
+        order: &mut Order,
+        cluster: usize,
+        hash: Option<u64>,
+    ) -> Result<Outcome, Failure> {
+        let mut body_left = !matches!(order.framing, Framing::None);
+        let Some(endpoint) = order.plan.pick(cluster, hash, None) else {
+            return Err(Failure::untold(Reason::NoEndpoint, body_left));
+        };
+        let _in_flight = endpoint.begin();
+        order.endpoint = Some(endpoint.clone());
+        if order.framing == Framing::Chunked && endpoint.speaks_http10() {
+            return Err(Failure::untold(Reason::LengthRequired, body_left));
+        }
+        if let Framing::Length(length) = order.framing
+            && length <= self.inbound.len().min(order.out.room()) as u64
+        {
+            // A short body travels with its head, and can be sent again with it.
+            let length = length as usize;
+            order.out.writer().extend_from_slice(&self.inbound.filled()[..length]);
+            self.inbound.consume(length);
+            order.body_at_hand = length as u64;
+            body_left = false;
+        }
+        if self.inbound.is_empty() {
+            self.shard.buffers.give_back(std::mem::take(self.inbound));
+        }
+        let replayable = !body_left && order.method.idempotent();
+        let pool = order.plan.cluster(cluster).pool;
+        let mut now = order.complete;
+        let mut kept = endpoint.take_idle(&pool, now);
+        loop {
+            order.attempts += 1;
+            let connection = match kept.take() {
+                Some(connection) => connection,
+                None => {
+                    let limit = order.plan.cluster(cluster).connect_timeout;
+                    let connection = self.connect(&endpoint, limit).await;
+                    let connection =
+                        connection.map_err(|reason| Failure::untold(reason, body_left))?;
+                    now = Nanos::now();
+                    if !connection.socket().is_quiet() {
+                        // It spoke before it was asked: whatever that is, it is no answer.
+                        return Err(Failure::untold(Reason::BadAnswer, body_left));
+                    }
+                    connection
+                }
+            };
+            let exchanged = if body_left {
+                // Boxed: it is large and rare, and every session would have to hold room for it.
+                Box::pin(self.with_upload(order, &connection, now)).await
+            } else {
+                self.at_once(order, &connection, now).await
+            };
+            match exchanged {
+                Ok(exchanged) => {
+                    if exchanged.upstream_reusable {
+                        connection.keep(&pool, Nanos::now());
+                    }
+                    return Ok(exchanged.outcome);
+                }
+                // It may have timed out just as we used it: once more, on a new one, unless the
+                // origin may have acted on it already (RFC 9110, 9.2.2).
+                Err(Undone::NotAnswered(NoAnswer::Stale)) if connection.reused && replayable => {
+                    self.shard.counters.retries.add(1);
+                }
+                Err(Undone::NotAnswered(NoAnswer::Stale)) => {
+                    return Err(Failure::untold(Reason::UpstreamReset, body_left));
+                }
+                Err(Undone::NotAnswered(NoAnswer::Failed(reason))) => {
+                    return Err(Failure::untold(reason, body_left));
+                }
+                Err(Undone::CutOff(failure)) => return Err(failure),
+            }
+        }
+    }
+
+    /// Opens a connection, within its time.
+    async fn connect(
+        &mut self,
+        endpoint: &Rc<Endpoint>,
+        limit: Duration,
+    ) -> Result<Connection, Reason> {
+        let now = Nanos::now();
+        self.timer.set(now.after(limit), now);
+        let connecting = pin!(endpoint.connect());
+        let late = |_| Err(Reason::ConnectTimeout);
+        match within(self.shard, self.timer, connecting, late).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => {
+                tracing::debug!(endpoint = %endpoint.address, %error, "connect failed");
+                Err(match error.raw_os_error() {
+                    // Ours, not the endpoint's: no descriptor, or no local port.
+                    Some(libc::EMFILE | libc::ENFILE | libc::EADDRNOTAVAIL) => {
+                        Reason::OutOfDescriptors
+                    }
+                    _ => Reason::ConnectFailed,
+                })
+            }
+            Err(reason) => {
+                self.shard.counters.upstream_connect_failures.add(1);
+                Err(reason)
+            }
+        }
+    }
+
+    /// One whose request is complete in the order: nearly all of them.
+    async fn at_once(
+        &mut self,
+        order: &Order,
+        connection: &Connection,
+        now: Nanos,
+    ) -> Result<Exchanged, Undone> {
+        let Exchange { shard, client, timer, inbound } = self;
+        let upstream = connection.socket();
+        let mut waiting = Waiting::begin(order, now);
+        timer.set(waiting.first_look(now), now);
+        match upstream.try_send(order.out.filled()) {
+            Ok(count) if count == order.out.len() => {}
+            first => {
+                // Rare: the socket takes less than a head, or is broken.
+                waiting.has_waited();
+                let sent = first.as_ref().map_or(0, |count| *count);
+                let rest = &order.out.filled()[sent..];
+                let failed = match first {
+                    Err(error) if !would_block(&error) => true,
+                    _ => {
+                        let send = pin!(send(upstream, rest));
+                        within(shard, timer, send, |now| waiting.look(now))
+                            .await
+                            .map_err(NoAnswer::from)?
+                            .is_err()
+                    }
+                };
+                if failed && connection.reused {
+                    return Err(NoAnswer::Stale.into());
+                }
+                // After a failed write an answer may still be there to be read.
+            }
+        }
+        let mut reply = Reply::new(shard, order, now);
+        let answered = loop {
+            match reply.look(false)? {
+                Received::Partial => {
+                    let arrived = waiting.until_readable(shard, upstream, client, timer).await;
+                    arrived.map_err(NoAnswer::from)?;
+                    reply.receive(upstream)?;
+                }
+                Received::Final(answered) => break answered,
+                Received::Interim => {
+                    let now = Nanos::now();
+                    timer.set(timer.due(), now);
+                    let send = pin!(reply.send_interim(client));
+                    within(shard, timer, send, |now| waiting.look(now))
+                        .await
+                        .and_then(|sent| sent)
+                        .map_err(NoAnswer::from)?;
+                }
+            }
+        };
+        let flow = Flow::default();
+        if answered.persistence == Persistence::Upgrade {
+            let tunnel = reply.tunnel(upstream, client, timer, std::mem::take(inbound));
+            return Box::pin(tunnel).await;
+        }
+        let downloaded = match reply.send_whole(&answered, client, &flow) {
+            true => Ok(()),
+            false => reply.download(&answered, upstream, client, timer, &flow).await,
+        };
+        reply.conclude(answered, downloaded, &flow, order.body_at_hand, true)
+    }
+
+    /// One whose request body is still arriving: both directions run at once.
+    async fn with_upload(
+        &mut self,
+        order: &Order,
+        connection: &Connection,
+        now: Nanos,
+    ) -> Result<Exchanged, Undone> {
+        let Exchange { shard, client, timer, inbound } = self;
+        let upstream = connection.socket();
+        let up = Flow::default();
+        let at_hand = inbound.len() as u64;
+        let mut relay = Relay {
+            from: client,
+            to: upstream,
+            buffer: inbound,
+            incoming: Incoming::new(order.framing, order.listener().head.lenient_line_ends),
+            outgoing: match order.framing {
+                Framing::Chunked => Outgoing::Chunked,
+                _ => Outgoing::Identity,
+            },
+            bytes_max: order.body_bytes_max,
+            head: order.out.filled(),
+            buffers: &shard.buffers,
+            pipes: &shard.pipes,
+            flow: &up,
+        };
+        let mut upload = pin!(relay.run());
+        let mut uploaded: Option<Result<(), Broken>> = None;
+        let running = Cell::new(true);
+        let continued = Cell::new(!order.expects_continue);
+        let mut reply = Reply::new(shard, order, now);
+        let mut asked = now;
+        let answered = {
+            let mut answer = pin!(async {
+                loop {
+                    match reply.look(running.get())? {
+                        Received::Partial => {
+                            upstream.readable().await;
+                            reply.receive(upstream)?;
+                        }
+                        Received::Final(answered) => return Ok(answered),
+                        Received::Interim => {
+                            continued.set(true);
+                            reply.send_interim(client).await?;
+                        }
+                    }
+                }
+            });
+            let mut uploading = Uploading::begin(order, &up, now);
+            timer.set(uploading.due(), now);
+            let first = pin!(std::future::poll_fn(|context| {
+                if let Poll::Ready(result) = upload.as_mut().poll(context) {
+                    return Poll::Ready(First::Uploaded(result));
+                }
+                answer.as_mut().poll(context).map(First::Answered)
+            }));
+            let answer_due = now.after(order.timeouts().answer);
+            let first = within(shard, timer, first, |now| match uploading.look(now) {
+                // The client waits for a 100, and so for the origin (RFC 9110, 10.1.1).
+                Err(Reason::BodyTimeout) if !continued.get() && up.bytes.get() == 0 => {
+                    if now < answer_due { Ok(answer_due) } else { Err(Reason::AnswerTimeout) }
+                }
+                looked => looked,
+            });
+            match first.await {
+                Err(reason) => Err(reason.into()),
+                Ok(First::Answered(answered)) => answered,
+                Ok(First::Uploaded(Err(broken @ (Broken::Truncated | Broken::Refused(_))))) => {
+                    Err(client_fault(broken).into())
+                }
+                Ok(First::Uploaded(result)) => {
+                    // The origin's time begins when it has the whole request. One that stopped to
+                    // read may have answered all the same.
+                    uploaded = Some(result);
+                    running.set(result.is_err());
+                    let now = Nanos::now();
+                    asked = now;
+                    let mut waiting = Waiting::begin(order, now);
+                    timer.set(waiting.first_look(now), now);
+                    waiting.attended(shard, client, timer, answer).await
+                }
+            }
+        }?;
+        reply.asked_at(asked);
+        let down = Flow::default();
+        // An early refusal ends the upload (RFC 9110, 10.1.1); an early success may be an origin
+        // that answers while it reads.
+        let go_on = uploaded.is_none() && answered.status < 300;
+        let downloaded = {
+            let mut download = pin!(reply.download(&answered, upstream, client, timer, &down));
+            std::future::poll_fn(|context| {
+                if go_on
+                    && uploaded.is_none()
+                    && let Poll::Ready(result) = upload.as_mut().poll(context)
+                {
+                    uploaded = Some(result);
+                }
+                download.as_mut().poll(context)
+            })
+            .await
+        };
+        if go_on && uploaded.is_none() && downloaded.is_ok() {
+            // The origin has said all, but it may still be reading.
+            let began = Nanos::now();
+            let mut uploading = Uploading::begin(order, &up, began);
+            timer.set(uploading.due(), began);
+            uploaded = within(shard, timer, upload.as_mut(), |now| uploading.look(now)).await.ok();
+        }
+        let complete = uploaded == Some(Ok(()));
+        shard.counters.bytes_received.add(up.bytes.get().saturating_sub(at_hand));
+        reply.conclude(answered, downloaded, &down, up.bytes.get(), complete)
+    }
+}
+
+/// What the bytes from the origin are.
+enum Received {
+    /// Not yet a whole head.
+    Partial,
+    /// A 1xx, which is to be sent.
+    Interim,
+    /// The answer.
+    Final(Answered),
+}
+
+/// A request body that the client broke.
+fn client_fault(broken: Broken) -> Reason {
+    match broken {
+        Broken::Truncated => Reason::ClientGone,
+        Broken::Refused(reason) => reason,
+        Broken::SinkGone => Reason::UpstreamReset,
+    }
+}
+
+/// Sends all of it.
+pub async fn send(to: &Socket, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        match to.try_send(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if would_block(&error) => to.writable().await,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Receives what is there into the room that is left.
+pub fn receive(from: &Socket, buffer: &mut Buffer) -> std::io::Result<usize> {
+    let count = from.try_recv(buffer.spare())?;
+    // SAFETY: the kernel has just written so many bytes of it.
+    unsafe { buffer.filled_by(count) };
+    Ok(count)
+}
