@@ -13,7 +13,8 @@ use crate::access_log::Record;
 use crate::http::encode::{self, KindSet, Persistence, RequestEdits};
 use crate::http::forwarded::{self, Arrival, MaxForwards};
 use crate::http::head::{
-    FieldKind, Framing, Method, Parsed, RequestHead, Scratch, Target, Version, parse_request,
+    FieldKind, Framing, METHOD_BYTES_MAX, Method, Parsed, RequestHead, Scratch, Target, Version,
+    parse_request,
 };
 use crate::http::path::{self, Fragment, Normal};
 use crate::plan::Listener;
@@ -416,6 +417,9 @@ impl Span {
     }
 }
 
+/// Bytes of the target of a refused head that are logged.
+const LOGGED_TARGET_BYTES_MAX: usize = 1024;
+
 /// The places in [`LogLine::fields`].
 const LOGGED: [Option<FieldKind>; 5] =
     [None, Some(FieldKind::UserAgent), Some(FieldKind::Referer), None, None];
@@ -511,22 +515,25 @@ impl LogLine {
     }
 }
 
-/// Logs a head that could not be made sense of.
+/// Logs a head that could not be made sense of: `bytes`, with what it says of method and target, as
+/// far as that can be told.
 pub fn log_refused(
     shard: &Shard,
     listener: &Listener,
     info: &ClientInfo,
+    bytes: &[u8],
     reason: Reason,
     began: Nanos,
 ) {
     if listener.access_log.is_none() {
         return;
     }
+    let (method, target) = request_line(bytes);
     let record = Record {
         start: SystemTime::now(),
         client: info.peer.ip().to_canonical(),
-        method: b"-",
-        target: b"-",
+        method,
+        target,
         protocol: protocol(Version::Http11),
         status: reason.status(),
         reason: Some(reason),
@@ -546,6 +553,17 @@ pub fn log_refused(
         cluster: None,
     };
     shard.log(listener, &record);
+}
+
+/// The first two words of a line that may be anything; `-` for what is not there.
+fn request_line(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let line = bytes.split(|byte| matches!(byte, b'\r' | b'\n')).find(|line| !line.is_empty());
+    let mut words = line.unwrap_or_default().split(|byte| *byte == b' ');
+    let mut word = |bytes_max: usize| match words.next().unwrap_or_default() {
+        b"" => &b"-"[..],
+        word => &word[..word.len().min(bytes_max)],
+    };
+    (word(METHOD_BYTES_MAX), word(LOGGED_TARGET_BYTES_MAX))
 }
 
 fn protocol(version: Version) -> &'static str {

@@ -188,7 +188,7 @@ impl Exchange<'_> {
         let replayable = !body_left && order.method.idempotent();
         let pool = order.plan.cluster(cluster).pool;
         let mut now = order.complete;
-        let mut kept = endpoint.take_idle(&pool, now);
+        let mut kept = endpoint.take_idle(&pool, now, replayable);
         loop {
             order.attempts += 1;
             let connection = match kept.take() {

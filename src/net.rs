@@ -14,6 +14,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags};
@@ -22,7 +23,13 @@ pub use driver::{Driver, run};
 pub use timer::Timer;
 pub use watch::yield_now;
 
+use crate::time::Nanos;
+
 use watch::{ENDED, READABLE, Registration, URGENT, WRITABLE};
+
+/// How old what is known of a kept connection may be. One batch of edges serves all requests of that
+/// time, where a look at each socket would be a system call for each.
+const VIEW_AGE_MAX: Duration = Duration::from_micros(50);
 
 /// A full socket is no reason to block, nor a closed one for SIGPIPE.
 const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
@@ -133,6 +140,12 @@ impl Socket {
     /// that is not quiet must not be used again.
     pub fn is_quiet(&self) -> bool {
         self.peek() == Err(Errno::AGAIN)
+    }
+
+    /// The same as of [`VIEW_AGE_MAX`] ago at most, mostly without a system call. `now` must be.
+    pub fn was_quiet(&self, now: Nanos) -> bool {
+        watch::refresh(now, VIEW_AGE_MAX);
+        !self.registration.readiness().knows(READABLE) || self.is_quiet()
     }
 
     /// Whether the peer has closed its side, or the connection failed. False while bytes wait.

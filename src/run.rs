@@ -109,9 +109,6 @@ fn start(
         let builder = std::thread::Builder::new().name(name);
         threads.push(builder.spawn(|| thread.run()).map_err(failed("start a shard's thread"))?);
     }
-    for (name, address) in &bound.addresses {
-        tracing::info!(listener = %name, %address, "listening");
-    }
     if let Some(path) = &options.listen_address_path {
         write_addresses(path, &bound.addresses).map_err(failed("write --listen-address-path"))?;
     }
@@ -121,6 +118,7 @@ fn start(
         inbox: from_shards,
         admin,
         access_logs,
+        listening: bound.addresses,
         set_log_level,
         dns: control::dns::DnsOptions::default(),
         config,

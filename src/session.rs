@@ -352,7 +352,7 @@ impl Session {
         shard.counters.refuse(reason);
         shard.counters.answered(reason.status(), Nanos::now().since(began).as_nanos() as u64);
         shard.counters.bytes_sent.add(out.len() as u64);
-        admit::log_refused(&shard, listener, &self.info, reason, began);
+        admit::log_refused(&shard, listener, &self.info, self.inbound.filled(), reason, began);
         shard.buffers.give_back(out);
         if sent.is_ok() { Next::Linger } else { Next::Close }
     }

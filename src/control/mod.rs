@@ -82,6 +82,8 @@ pub struct ControlOptions {
     pub admin: Option<std::net::TcpListener>,
     /// Stopped by the control thread when the shards have ended.
     pub access_logs: AccessLogs,
+    /// Names and addresses of the listeners, for the log.
+    pub listening: Vec<(String, std::net::SocketAddr)>,
     /// Called after a reload.
     pub set_log_level: Option<SetLogLevel>,
     /// How names are resolved.
@@ -132,6 +134,7 @@ async fn serve(
         shutdown: Shutdown::new(options.shards.len()),
         shards: options.shards.into_iter().map(Outbox::new).collect(),
         access_logs: options.access_logs,
+        listening: options.listening,
         set_log_level: options.set_log_level,
         dns: options.dns,
         answers: Answers::default(),
@@ -222,6 +225,7 @@ struct Control {
     source: Option<config::Source>,
     shards: Vec<Outbox>,
     access_logs: AccessLogs,
+    listening: Vec<(String, std::net::SocketAddr)>,
     set_log_level: Option<SetLogLevel>,
     dns: DnsOptions,
     answers: Answers,
@@ -270,6 +274,10 @@ impl Control {
                     }
                 });
                 if !was_live && self.shared.status().live() {
+                    // Behind the lines that say what the shards run on.
+                    for (name, address) in std::mem::take(&mut self.listening) {
+                        tracing::info!(listener = %name, %address, "listening");
+                    }
                     tracing::info!(shards = self.shards.len(), "ready");
                 }
                 if let Some(plan) = self.rollout.applied(shard, generation) {

@@ -67,6 +67,7 @@ impl World {
             inbox,
             admin: Some(listener),
             access_logs,
+            listening: Vec::new(),
             set_log_level: None,
             dns,
         };

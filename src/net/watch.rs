@@ -59,6 +59,9 @@ pub(super) struct Watch {
     epoll: OwnedFd,
     places: RefCell<Slab<Place>>,
     generation: Cell<u32>,
+    /// When edges were last taken, and room for them.
+    taken: Cell<Nanos>,
+    events: Cell<Vec<epoll::Event>>,
     /// Tasks that gave way, and what makes the instance readable for them.
     given_way: RefCell<Vec<Waker>>,
     bell: OwnedFd,
@@ -177,6 +180,8 @@ pub(super) fn begin() -> io::Result<()> {
         epoll,
         places: RefCell::default(),
         generation: Cell::new(0),
+        taken: Cell::new(Nanos::now()),
+        events: Cell::new(Vec::with_capacity(EDGES_MAX)),
         given_way: RefCell::default(),
         bell,
     };
@@ -191,7 +196,6 @@ pub(super) async fn run() {
     let epoll = watch.epoll.try_clone().map(std::net::TcpStream::from);
     let epoll = epoll.and_then(monoio::net::TcpStream::from_std);
     let epoll = epoll.expect("a descriptor for the watch, at start");
-    let mut events = Vec::with_capacity(EDGES_MAX);
     let mut busy_since = None;
     loop {
         let mut waited = false;
@@ -204,7 +208,7 @@ pub(super) async fn run() {
         if let Err(error) = readable.await {
             panic!("a shard cannot wait for its sockets any more: {error}");
         }
-        watch.pass_on(&mut events);
+        watch.pass_on(Nanos::now());
         if waited {
             busy_since = None;
             continue;
@@ -244,11 +248,15 @@ pub async fn yield_now() {
 
 impl Watch {
     /// One batch of edges.
-    fn pass_on(&self, events: &mut Vec<epoll::Event>) {
+    fn pass_on(&self, now: Nanos) {
         let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut events = self.events.take();
         events.clear();
-        if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(events), Some(&none)).is_err() {
-            return; // EINTR: it is still readable.
+        // An error is EINTR: it is still readable.
+        let taken =
+            epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&none));
+        if taken.is_ok_and(|count| count < EDGES_MAX) {
+            self.taken.set(now);
         }
         let places = self.places.borrow();
         for event in events.iter() {
@@ -264,7 +272,20 @@ impl Watch {
                 place.readiness.tell(news(event.flags));
             }
         }
+        self.events.set(events);
     }
+}
+
+/// Takes edges now if the last time that all were taken is longer ago than `age_max`. After it,
+/// what is known of a socket is no older than that.
+pub(super) fn refresh(now: Nanos, age_max: Duration) {
+    CURRENT.with_borrow(|watch| {
+        if let Some(watch) = watch
+            && now.since(watch.taken.get()) > age_max
+        {
+            watch.pass_on(now);
+        }
+    });
 }
 
 /// What an event says. An error is something to read, and to write: the call will tell it.

@@ -90,15 +90,20 @@ impl Endpoint {
         self.speaks_http10.set(http10);
     }
 
-    /// The youngest kept connection that may still be used. Its socket is looked at anew: the edges
-    /// of this turn's batch would not show an answer that nobody asked for and that came since.
-    pub fn take_idle(self: &Rc<Endpoint>, pool: &Pool, now: Nanos) -> Option<Connection> {
+    /// The youngest kept connection that may still be used: nothing has arrived on it, as of some
+    /// microseconds ago; as of now for a request that could not be sent again.
+    pub fn take_idle(
+        self: &Rc<Endpoint>,
+        pool: &Pool,
+        now: Nanos,
+        replayable: bool,
+    ) -> Option<Connection> {
         loop {
             let Idle { link, since } = self.idle.borrow_mut().pop()?;
             self.counters.upstream_idle.sub(1);
             let fresh = now.since(since) < pool.idle_timeout
                 && now.since(link.born) < pool.age_max
-                && link.socket.is_quiet();
+                && if replayable { link.socket.was_quiet(now) } else { link.socket.is_quiet() };
             if fresh {
                 self.counters.upstream_reuses.add(1);
                 return Some(Connection { reused: true, endpoint: self.clone(), link });

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::support::proxy::OUTRIGGER;
-use crate::support::{Client, End, GET, OK, Origin, PATIENCE, Proxy, Setup, eventually};
+use crate::support::{Client, End, GET, OK, Origin, PATIENCE, Proxy, Setup, eventually, pause};
 
 /// An origin whose answers wait until they are let go.
 fn waiting() -> (Origin, Sender<()>) {
@@ -389,4 +389,17 @@ fn panics_with(files: u32, stderr: &Stderr) -> bool {
             }
         }
     }
+}
+
+/// A client that has just connected may be about to send.
+#[test]
+fn a_new_connection_has_its_grace() {
+    let origin = Origin::answering(OK);
+    let mut proxy = Setup::new(&origin).one_shard().start();
+    let mut client = proxy.client();
+    eventually("it is accepted", || proxy.metric("outrigger_connections_open", &[]) == 1.0);
+    proxy.signal(Signal::TERM);
+    pause(700);
+    assert_eq!(client.get("/").status(), 200);
+    assert!(proxy.exit().success());
 }

@@ -2,12 +2,15 @@
 //! what is forgotten too early is waited for in vain, and what is kept too long is trusted too
 //! much. Each test here ends in an exchange that would hang, or fail, then.
 
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::sync::Mutex;
 use std::sync::mpsc::channel;
 
+use rustix::net::SendFlags;
 use rustix::process::Signal;
 
-use crate::support::{Client, OK, Origin, Proxy, Setup, eventually, patterned, pause};
+use crate::support::{Client, OK, Origin, PATIENCE, Proxy, Setup, eventually, patterned, pause};
 
 /// What one read takes at most: a buffer's default size.
 const BUFFER_BYTES: usize = 32 * 1024;
@@ -334,5 +337,90 @@ fn many_parked_connections_wake_together() {
         if number % 3 > 0 {
             client.assert_closed();
         }
+    }
+}
+
+/// Sends this again and again, until the proxy ends the connection or is no more; answers are
+/// thrown away.
+fn flood(proxy: &Proxy, first: &str, again: Vec<u8>) -> std::thread::JoinHandle<()> {
+    let mut writer = TcpStream::connect(proxy.address()).unwrap();
+    let mut reader = writer.try_clone().unwrap();
+    writer.write_all(first.as_bytes()).unwrap();
+    std::thread::spawn(move || {
+        std::thread::scope(|scope| {
+            scope.spawn(|| std::io::copy(&mut reader, &mut std::io::sink()));
+            while writer.write_all(&again).is_ok() {}
+            let _ = writer.shutdown(Shutdown::Both);
+        });
+    })
+}
+
+/// Each write takes few chunks, and there is always more to read: the relay never has to wait.
+#[test]
+fn tiny_chunks_leave_the_others_their_turn() {
+    let origin = Origin::start(|peer| {
+        if peer.request_head().target() == "/up" {
+            let _ = peer.rest();
+        } else {
+            peer.send("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+        }
+    });
+    let proxy = Setup::new(&origin).one_shard().route("timeouts: {total: 700ms}").start();
+    let head = "POST /up HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let flooding = flood(&proxy, head, b"1\r\nx\r\n".repeat(20_000));
+    eventually("the upload has begun", || origin.connections() == 1);
+    assert_eq!(proxy.get("/").status(), 204);
+    // Its own timer fires, too.
+    eventually("time is up", || proxy.refusals("timeout-total") == 1.0);
+    flooding.join().unwrap();
+}
+
+/// Each read fills its buffer with one request exactly, and the answer is ours: neither waits.
+#[test]
+fn pipelines_of_whole_buffers_leave_the_others_their_turn() {
+    let origin = Origin::answering(OK);
+    let proxy = Setup::new(&origin)
+        .one_shard()
+        .listener("timeouts: {header: 300ms}")
+        .and_route("match: {prefix: /own}, respond: {status: 204}")
+        .start();
+    let frame = "POST /own HTTP/1.1\r\nHost: a\r\nContent-Length: 000000\r\n\r\n".len();
+    let body = BUFFER_BYTES - frame;
+    let request = format!(
+        "POST /own HTTP/1.1\r\nHost: a\r\nContent-Length: {body:06}\r\n\r\n{}",
+        "x".repeat(body)
+    );
+    assert_eq!(request.len(), BUFFER_BYTES);
+    let floods: Vec<_> =
+        (0..4).map(|_| flood(&proxy, "", request.repeat(8).into_bytes())).collect();
+    for _ in 0..3 {
+        assert_eq!(proxy.get("/").status(), 200);
+    }
+    let mut slow = proxy.client();
+    slow.send("GET / HTTP/1.1\r\n");
+    assert_eq!(slow.answer().status(), 408, "timers run");
+    drop(proxy);
+    floods.into_iter().for_each(|flood| flood.join().unwrap());
+}
+
+/// A read stops at urgent data (tcp(7)), so a short one is not all there is.
+#[test]
+fn urgent_data_hide_nothing() {
+    let origin = Origin::answering(OK);
+    let proxy = Setup::new(&origin).one_shard().start();
+    for _ in 0..3 {
+        let client = TcpStream::connect(proxy.address()).unwrap();
+        proxy.signal(Signal::STOP);
+        let send =
+            |bytes: &str, flags| rustix::net::send(&client, bytes.as_bytes(), flags).unwrap();
+        send("GET / HTTP/1.1\r\nHo", SendFlags::empty());
+        send("!", SendFlags::OOB);
+        send("st: a\r\nConnection: close\r\n\r\n", SendFlags::empty());
+        pause(20);
+        proxy.signal(Signal::CONT);
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut answer = String::new();
+        (&client).read_to_string(&mut answer).expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
     }
 }
