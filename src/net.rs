@@ -29,7 +29,7 @@ use watch::{ENDED, READABLE, Registration, URGENT, WRITABLE};
 
 /// How old what is known of a kept connection may be. One batch of edges serves all requests of that
 /// time, where a look at each socket would be a system call for each.
-const VIEW_AGE_MAX: Duration = Duration::from_micros(50);
+const VIEW_AGE_MAX: Duration = Duration::from_micros(200);
 
 /// A full socket is no reason to block, nor a closed one for SIGPIPE.
 const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
