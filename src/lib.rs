@@ -22,15 +22,13 @@ pub mod admit;
 
 pub mod route;
 
+pub mod exchange;
+
 pub mod balance;
 
 pub mod breaker;
 
 pub mod reconcile;
-
-pub mod sim;
-
-pub mod exchange;
 
 pub mod upstream;
 
@@ -55,6 +53,8 @@ pub mod metrics;
 pub mod access_log;
 
 pub mod control;
+
+pub mod sim;
 
 pub mod rng;
 

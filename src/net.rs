@@ -184,7 +184,7 @@ impl Socket {
 
     /// Makes the close send a reset, so that the peer cannot take what it has for everything.
     pub fn reset_on_close(&self) {
-        let _ = rustix::net::sockopt::set_socket_linger(self, Some(std::time::Duration::ZERO));
+        let _ = rustix::net::sockopt::set_socket_linger(self, Some(Duration::ZERO));
     }
 
     /// Takes the descriptor back.
@@ -206,7 +206,7 @@ pub fn would_block(error: &io::Error) -> bool {
 }
 
 /// Waits for a span of time. For rare things; connections keep a [`Timer`].
-pub async fn sleep(span: std::time::Duration) {
+pub async fn sleep(span: Duration) {
     monoio::time::sleep(span).await;
 }
 

@@ -148,6 +148,8 @@ impl Session {
         if self.unwaited == PIPELINED_PER_TURN_MAX {
             self.unwaited = 0;
             crate::net::yield_now().await;
+            // The timer may have fired meanwhile, see `Timer::set`.
+            self.awake_since = Nanos::now();
         }
         loop {
             let plan = self.shard.plan();

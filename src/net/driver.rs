@@ -64,10 +64,7 @@ pub fn run<F: Future<Output = ()>>(
                 let builder = monoio::RuntimeBuilder::<monoio::LegacyDriver>::new();
                 match builder.with_entries(ring_entries).enable_timer().build() {
                     Ok(mut runtime) => {
-                        runtime.block_on(async {
-                            monoio::spawn(watch::run());
-                            begin(driver).await;
-                        });
+                        runtime.block_on(watched(driver, begin));
                         return Ok(());
                     }
                     Err(error) => failure = error,
@@ -78,14 +75,17 @@ pub fn run<F: Future<Output = ()>>(
         let builder = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new();
         match builder.uring_builder(ring).with_entries(ring_entries).enable_timer().build() {
             Ok(mut runtime) => {
-                runtime.block_on(async {
-                    monoio::spawn(watch::run());
-                    begin(driver).await;
-                });
+                runtime.block_on(watched(driver, begin));
                 return Ok(());
             }
             Err(error) => failure = error,
         }
     }
     Err(failure)
+}
+
+/// The main task, and beside it the one that passes edges on.
+async fn watched<F: Future<Output = ()>>(driver: Driver, begin: impl FnOnce(Driver) -> F) {
+    monoio::spawn(watch::run());
+    begin(driver).await;
 }

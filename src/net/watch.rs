@@ -2,8 +2,8 @@
 //!
 //! Each socket is registered once, edge-triggered, for all that may happen to it (epoll(7)). What
 //! the kernel tells is kept beside the socket, so that most waits end without a system call, and
-//! the edges of a turn come in one batch however many sockets they belong to. A poll operation for
-//! each wait, in the ring, cost 7 % more CPU per request.
+//! the edges of a turn come in one batch however many sockets they belong to. A poll operation in
+//! the ring for each wait, as before, cost two more operations for each request.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
