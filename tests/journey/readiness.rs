@@ -10,7 +10,7 @@ use std::sync::mpsc::channel;
 use rustix::net::SendFlags;
 use rustix::process::Signal;
 
-use crate::support::{Client, OK, Origin, PATIENCE, Proxy, Setup, eventually, patterned, pause};
+use crate::support::{Client, OK, Origin, Proxy, Setup, eventually, patterned, pause};
 
 /// What one read takes at most: a buffer's default size.
 const BUFFER_BYTES: usize = 32 * 1024;
@@ -375,32 +375,33 @@ fn tiny_chunks_leave_the_others_their_turn() {
     flooding.join().unwrap();
 }
 
-/// Each read fills its buffer with one request exactly, and the answer is ours: neither waits.
+/// Each read fills its buffer with whole requests, and the answers are ours: neither waits.
 #[test]
 fn pipelines_of_whole_buffers_leave_the_others_their_turn() {
+    const PIPELINED: usize = 640;
     let origin = Origin::answering(OK);
     let proxy = Setup::new(&origin)
-        .one_shard()
-        .listener("timeouts: {header: 300ms}")
+        .shards("count: 1, buffer_bytes: 4KiB")
+        .listener("access_log: {path: '{dir}/access'}")
         .and_route("match: {prefix: /own}, respond: {status: 204}")
         .start();
-    let frame = "POST /own HTTP/1.1\r\nHost: a\r\nContent-Length: 000000\r\n\r\n".len();
-    let body = BUFFER_BYTES - frame;
-    let request = format!(
-        "POST /own HTTP/1.1\r\nHost: a\r\nContent-Length: {body:06}\r\n\r\n{}",
-        "x".repeat(body)
-    );
-    assert_eq!(request.len(), BUFFER_BYTES);
-    let floods: Vec<_> =
-        (0..4).map(|_| flood(&proxy, "", request.repeat(8).into_bytes())).collect();
-    for _ in 0..3 {
-        assert_eq!(proxy.get("/").status(), 200);
+    let request = "GET /own/pipe HTTP/1.1\r\nHost: a\r\nX-Padding: ................\r\n\r\n";
+    assert_eq!(4096 % request.len(), 0);
+    let (mut pipe, mut other) = (proxy.client(), proxy.client());
+    assert_eq!(pipe.get("/own/first").status(), 204);
+    assert_eq!(other.get("/own/first").status(), 204);
+    proxy.signal(Signal::STOP);
+    pipe.send(request.repeat(PIPELINED));
+    other.send("GET /own/other HTTP/1.1\r\nHost: a\r\n\r\n");
+    proxy.signal(Signal::CONT);
+    for _ in 0..PIPELINED {
+        assert_eq!(pipe.answer().status(), 204);
     }
-    let mut slow = proxy.client();
-    slow.send("GET / HTTP/1.1\r\n");
-    assert_eq!(slow.answer().status(), 408, "timers run");
-    drop(proxy);
-    floods.into_iter().for_each(|flood| flood.join().unwrap());
+    assert_eq!(other.answer().status(), 204);
+    let log = || std::fs::read_to_string(proxy.path("access")).unwrap();
+    eventually("all are logged", || log().matches("/own/pipe").count() == PIPELINED);
+    let before = log().split("/own/other").next().unwrap().matches("/own/pipe").count();
+    assert!(before < PIPELINED / 2, "{before} of the pipeline came first");
 }
 
 /// A read stops at urgent data (tcp(7)), so a short one is not all there is.
@@ -410,15 +411,16 @@ fn urgent_data_hide_nothing() {
     let proxy = Setup::new(&origin).one_shard().start();
     for _ in 0..3 {
         let client = TcpStream::connect(proxy.address()).unwrap();
-        proxy.signal(Signal::STOP);
         let send =
             |bytes: &str, flags| rustix::net::send(&client, bytes.as_bytes(), flags).unwrap();
+        send("GET / HTTP/1.1\r\nHost: a\r\n\r\n", SendFlags::empty());
+        assert!((&client).read(&mut [0; 1024]).expect("an answer") > OK.len());
+        proxy.signal(Signal::STOP);
         send("GET / HTTP/1.1\r\nHo", SendFlags::empty());
         send("!", SendFlags::OOB);
         send("st: a\r\nConnection: close\r\n\r\n", SendFlags::empty());
         pause(20);
         proxy.signal(Signal::CONT);
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut answer = String::new();
         (&client).read_to_string(&mut answer).expect("an answer");
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
