@@ -93,6 +93,8 @@ pub enum Action {
         cluster: usize,
         /// For balancers that hash.
         hash: Option<u64>,
+        /// The route's breaker, by its place in [`crate::plan::Plan::route_breakers`].
+        breaker: Option<usize>,
     },
     /// Answered here, with this status.
     Own {
@@ -233,7 +235,8 @@ fn decide(
         };
         let cluster = forward.clusters.pick(shard.rng.borrow_mut().bits() as u32);
         let policy = &plan.clusters[cluster].balance;
-        order.action = Action::Forward { cluster, hash: policy.hash(&head.fields, client.address) };
+        let hash = policy.hash(&head.fields, client.address);
+        order.action = Action::Forward { cluster, hash, breaker: forward.breaker(cluster) };
         let upgrade = head.upgrade.filter(|_| head.framing == Framing::None);
         order.upgrade = upgrade.is_some();
         let mut rewritten = Buffer::default();

@@ -162,6 +162,7 @@ impl Exchange<'_> {
         order: &mut Order,
         cluster: usize,
         hash: Option<u64>,
+        _breaker: Option<usize>,
     ) -> Result<Outcome, Failure> {
         let mut body_left = !matches!(order.framing, Framing::None);
         let Some(endpoint) = order.plan.pick(cluster, hash, None) else {

@@ -13,6 +13,7 @@ use crate::balance::{Policy, Table};
 use crate::http::forwarded::Forwarding;
 use crate::http::head::HeadLimits;
 use crate::http::path::PathPolicy;
+use crate::reconcile::{ClusterId, EndpointId, PlanSpec};
 use crate::route::Router;
 
 /// One compiled configuration. Generations count up from 1; a newer one wins.
@@ -26,6 +27,10 @@ pub struct Plan {
     pub router: Router,
     /// In the order of the configuration.
     pub clusters: Vec<Cluster>,
+    /// The breakers of routes; [`crate::route::Forward::breakers`] names places in it.
+    pub route_breakers: Vec<EndpointId>,
+    /// What the shards have to agree on: limits and breakers, of the same generation.
+    pub agreement: Arc<PlanSpec>,
 }
 
 /// One listening address and what holds for the connections that it accepts.
@@ -86,6 +91,8 @@ pub struct ListenerTimeouts {
 pub struct Cluster {
     /// As configured, for logs and metrics.
     pub name: String,
+    /// Its number in [`Plan::agreement`].
+    pub id: ClusterId,
     /// Resolved. May be empty: then requests get 503 `no-endpoint`.
     pub endpoints: Vec<Endpoint>,
     /// How one of them is chosen.
@@ -94,6 +101,10 @@ pub struct Cluster {
     pub table: Table,
     /// TCP connect, default 5 s; 504.
     pub connect_timeout: Duration,
+    /// How long a request waits for a place where a limit is reached, default 5 s; 503.
+    pub pending_timeout: Duration,
+    /// Whether a 5xx is a failure for the breakers; true by default.
+    pub failure_statuses: bool,
     /// Kept connections.
     pub pool: Pool,
 }
@@ -108,6 +119,8 @@ impl Cluster {
 /// One address of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
+    /// Its number in [`Plan::agreement`].
+    pub id: EndpointId,
     /// Where it listens.
     pub address: SocketAddr,
     /// Its share, from 1; endpoints of weight 0 are left out of the plan.

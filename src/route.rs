@@ -122,6 +122,9 @@ pub enum Action {
 pub struct Forward {
     /// One cluster, or several with their shares.
     pub clusters: Split,
+    /// The route's breakers: for a cluster (its place in the plan) the place of the breaker in
+    /// [`crate::plan::Plan::route_breakers`]. Empty where the route has none.
+    pub breakers: Vec<(usize, usize)>,
     /// Replaces the matched prefix (or exact path) of the path; see [`Forward::write_path`].
     pub prefix_rewrite: Option<String>,
     /// Replaces `Host`.
@@ -131,7 +134,18 @@ pub struct Forward {
 impl Forward {
     /// To one cluster, unchanged.
     pub fn to(cluster: usize) -> Forward {
-        Forward { clusters: Split::one(cluster), prefix_rewrite: None, host_rewrite: None }
+        Forward {
+            clusters: Split::one(cluster),
+            breakers: Vec::new(),
+            prefix_rewrite: None,
+            host_rewrite: None,
+        }
+    }
+
+    /// The route's breaker for a cluster, as in [`Forward::breakers`].
+    pub fn breaker(&self, cluster: usize) -> Option<usize> {
+        let found = self.breakers.iter().find(|(of, _)| *of == cluster);
+        found.map(|(_, breaker)| *breaker)
     }
 
     /// Appends the path that goes upstream: the normalised `path` with its first `prefix_bytes`

@@ -263,10 +263,10 @@ impl Session {
         self.inbound.consume(order.head_bytes);
         let outcome = match order.action {
             Action::Own { status } => self.answer_ourselves(&order, status).await,
-            Action::Forward { cluster, hash } => {
+            Action::Forward { cluster, hash, breaker } => {
                 let Session { shard, socket, timer, inbound, .. } = self;
                 let mut exchange = Exchange { shard, client: socket, timer, inbound };
-                match exchange.run(&mut order, cluster, hash).await {
+                match exchange.run(&mut order, cluster, hash, breaker).await {
                     Ok(outcome) => outcome,
                     Err(failure) => self.fail(&mut order, failure).await,
                 }

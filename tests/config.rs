@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use outrigger::config::{self, Config, Format};
+use outrigger::reconcile::Registry;
 
 /// The repository's root; files are named from here, so that messages are the same everywhere.
 fn root() -> PathBuf {
@@ -50,7 +51,9 @@ fn good_configurations_are_read() {
         let config = parse(&path).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(config.warnings, [], "{}", path.display());
         let address = |port| std::net::SocketAddr::from(([127, 0, 0, 1], port));
-        let plan = config::compile(&config, 1, &mut |_, port| vec![address(port)]);
+        let plan = config::compile(&config, 1, &mut Registry::default(), &mut |_, port| {
+            vec![address(port)]
+        });
         assert_eq!(plan.listeners.len(), config.listeners.len());
         assert!(plan.clusters.iter().all(|cluster| !cluster.endpoints.is_empty()));
     }

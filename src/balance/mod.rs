@@ -236,7 +236,8 @@ mod tests {
             .map(|(index, weight)| {
                 let address: std::net::SocketAddr =
                     ([10, 0, (index >> 8) as u8, index as u8], 80).into();
-                Endpoint { address, weight: *weight, name: address.to_string() }
+                let id = crate::reconcile::EndpointId(index as u32);
+                Endpoint { id, address, weight: *weight, name: address.to_string() }
             })
             .collect()
     }

@@ -13,6 +13,9 @@ use crate::http::forwarded::{Forwarding, Treatment as Handling, Trusted as Trust
 use crate::http::head::HeadLimits;
 use crate::http::path::{Encoded as Coding, Fragment as Rest, PathPolicy};
 use crate::plan::{self, Plan};
+use crate::reconcile::{
+    ClusterSpec, EndpointKey, EndpointLimits, EndpointSpec, PlanSpec, Registry, Role,
+};
 use crate::route::{
     self, Action, FieldMatch, Forward, HeaderRules, HostMatch, Matcher, PathMatch, RedirectPath,
     Router, Split, ValueMatch,
@@ -36,17 +39,36 @@ pub fn host_names(config: &Config) -> BTreeSet<(String, u16)> {
 
 /// The plan of `config`. `resolve` gives the addresses of a host name, as far as they are known;
 /// with none, the endpoint is left out. So are endpoints of weight 0.
+///
+/// `registry` remembers from plan to plan who has which number.
 pub fn compile(
     config: &Config,
     generation: u64,
+    registry: &mut Registry,
     resolve: &mut dyn FnMut(&str, u16) -> Vec<SocketAddr>,
 ) -> Plan {
+    let clusters: Vec<_> =
+        config.clusters.iter().map(|it| cluster(it, registry, resolve)).collect();
+    let specs = clusters.iter().map(spec).collect();
+    let (clusters_end, endpoints_end) = registry.finish();
     Plan {
         generation,
         listeners: config.listeners.iter().map(|it| Arc::new(listener(config, it))).collect(),
         router: Router::new(routes(config)),
-        clusters: config.clusters.iter().map(|it| cluster(it, resolve)).collect(),
+        clusters,
+        route_breakers: Vec::new(),
+        agreement: Arc::new(PlanSpec { generation, clusters: specs, clusters_end, endpoints_end }),
     }
+}
+
+/// What the shards agree on for a cluster.
+fn spec(cluster: &plan::Cluster) -> ClusterSpec {
+    let endpoints = cluster.endpoints.iter().map(|endpoint| EndpointSpec {
+        id: endpoint.id,
+        role: Role::Endpoint,
+        limits: EndpointLimits::default(),
+    });
+    ClusterSpec { endpoints: endpoints.collect(), ..ClusterSpec::new(cluster.id) }
 }
 
 impl Config {
@@ -182,8 +204,10 @@ fn forwarding(listener: &Listener) -> Forwarding {
 
 fn cluster(
     cluster: &Cluster,
+    registry: &mut Registry,
     resolve: &mut dyn FnMut(&str, u16) -> Vec<SocketAddr>,
 ) -> plan::Cluster {
+    let id = registry.cluster(&cluster.name.0);
     let mut endpoints: Vec<plan::Endpoint> = Vec::new();
     for endpoint in cluster.endpoints.iter().filter(|endpoint| endpoint.weight > 0) {
         let addresses = match &endpoint.address {
@@ -194,17 +218,22 @@ fn cluster(
             // Two names may lead to the same server: once is enough.
             if !endpoints.iter().any(|other| other.address == address) {
                 let name = endpoint.address.to_string();
-                endpoints.push(plan::Endpoint { address, weight: endpoint.weight, name });
+                let key = EndpointKey::Endpoint { address, transport: 0 };
+                let id = registry.endpoint(id, key);
+                endpoints.push(plan::Endpoint { id, address, weight: endpoint.weight, name });
             }
         }
     }
     let balance = policy(&cluster.balance);
     plan::Cluster {
         name: cluster.name.to_string(),
+        id,
         table: Table::build(&balance, &endpoints),
         endpoints,
         balance,
         connect_timeout: cluster.timeouts.connect.0,
+        pending_timeout: std::time::Duration::from_secs(5),
+        failure_statuses: true,
         pool: plan::Pool {
             idle_max: cluster.pool.idle_max,
             idle_timeout: cluster.pool.idle_timeout.0,
@@ -354,6 +383,7 @@ fn action(route: &Route, clusters: &HashMap<String, usize>) -> Action {
     let parts = parts.chain(route.clusters.iter().map(|part| (&part.name, part.weight)));
     let parts = parts.filter_map(|(name, weight)| Some((*clusters.get(&name.0)?, weight)));
     Action::Forward(Forward {
+        breakers: Vec::new(),
         clusters: Split::new(parts).expect("checked: clusters exist, and their weights have a sum"),
         prefix_rewrite: route.prefix_rewrite.as_ref().map(|it| it.0.clone()),
         host_rewrite: route.host_rewrite.as_ref().map(|it| it.0.clone()),

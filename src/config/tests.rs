@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 
 use crate::http::path::Encoded as Coding;
+use crate::reconcile::Registry;
 
 use super::*;
 
@@ -62,7 +63,7 @@ fn five_lines_are_enough() {
     assert_eq!(config.routes.len(), 1);
     assert_eq!(&*config.routes[0].name, "route-1");
     assert_eq!(&*config.listeners[0].name, "127.0.0.1:8080");
-    let plan = compile(&config, 7, &mut nowhere);
+    let plan = compile(&config, 7, &mut Registry::default(), &mut nowhere);
     assert_eq!((plan.generation, plan.listeners.len(), plan.clusters.len()), (7, 1, 1));
     assert_eq!(plan.clusters[0].endpoints[0].name, "127.0.0.1:9000");
 }
@@ -99,13 +100,13 @@ shutdown: {{drain_delay: 1h30m}}
 fn the_mode_decides_what_is_not_said() {
     let config =
         good(&MINIMAL.replace("8080", "8080\n    mode: sidecar\n    path: {slash: refuse}"));
-    let plan = compile(&config, 1, &mut nowhere);
+    let plan = compile(&config, 1, &mut Registry::default(), &mut nowhere);
     let listener = &plan.listeners[0];
     assert!(listener.reason_header);
     assert_eq!(listener.path.slash, Coding::Refuse);
     assert_eq!(listener.path.backslash, Coding::Keep);
     assert_eq!(listener.forwarding.trusted.cidrs.len(), 2);
-    let edge = compile(&good(MINIMAL), 1, &mut nowhere);
+    let edge = compile(&good(MINIMAL), 1, &mut Registry::default(), &mut nowhere);
     assert!(!edge.listeners[0].reason_header);
     assert_eq!(edge.listeners[0].path.backslash, Coding::Refuse);
     assert!(edge.listeners[0].forwarding.trusted.cidrs.is_empty());
@@ -121,7 +122,7 @@ clusters:
     );
     assert_eq!(host_names(&config).into_iter().collect::<Vec<_>>(), [("app.internal".into(), 80)]);
     let address = |last| SocketAddr::from(([10, 0, 0, last], 80));
-    let plan = compile(&config, 1, &mut |host, port| {
+    let plan = compile(&config, 1, &mut Registry::default(), &mut |host, port| {
         assert_eq!((host, port), ("app.internal", 80));
         vec![address(1), address(2), address(1)]
     });
@@ -337,7 +338,7 @@ proptest! {
         let format = if toml { Format::Toml } else { Format::Yaml };
         match read(&text, format) {
             Ok(config) => {
-                let _ = compile(&config, 1, &mut nowhere);
+                let _ = compile(&config, 1, &mut Registry::default(), &mut nowhere);
                 let _ = to_yaml(&config);
             }
             Err(errors) => {

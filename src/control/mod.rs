@@ -16,8 +16,6 @@ pub mod dns;
 
 mod inbox;
 
-mod rollout;
-
 mod shutdown;
 
 mod signals;
@@ -36,11 +34,12 @@ use crate::access_log::{self, AccessLogs};
 use crate::config::{self, Config};
 use crate::mailbox::{Inbox, Sender};
 use crate::metrics::ShardCounters;
+use crate::plan::Plan;
+use crate::reconcile::{Registry, Rollout, ShardId, Step};
 use crate::shard::message::{FromShard, ToShard};
 
 use dns::{Answers, DnsOptions, LookUps};
 use inbox::AsyncInbox;
-use rollout::Rollout;
 use shutdown::{Order, Shutdown, ShutdownSettings};
 use signals::Signal;
 use status::Shared;
@@ -130,7 +129,8 @@ async fn serve(
     let mut control = Control {
         config: Arc::new(options.config),
         source: options.source,
-        rollout: Rollout::new(options.shards.len()),
+        rollout: Rollout::new(options.shards.len() as u16),
+        plan: None,
         shutdown: Shutdown::new(options.shards.len()),
         shards: options.shards.into_iter().map(Outbox::new).collect(),
         access_logs: options.access_logs,
@@ -139,6 +139,7 @@ async fn serve(
         dns: options.dns,
         answers: Answers::default(),
         generation: 0,
+        registry: Registry::default(),
         job: None,
         reload_wanted: false,
         refresh_at: None,
@@ -231,7 +232,11 @@ struct Control {
     answers: Answers,
     /// Of the newest plan.
     generation: u64,
+    /// Who has which number.
+    registry: Registry,
     rollout: Rollout,
+    /// The newest plan.
+    plan: Option<Arc<Plan>>,
     shutdown: Shutdown,
     job: Option<JoinHandle<Outcome>>,
     /// A reload was asked for while a job ran.
@@ -280,9 +285,12 @@ impl Control {
                     }
                     tracing::info!(shards = self.shards.len(), "ready");
                 }
-                if let Some(plan) = self.rollout.applied(shard, generation) {
-                    self.post_all(ToShard::Plan(plan));
-                }
+                let step = self.rollout.activated(ShardId(shard as u16), generation);
+                self.roll_out(step);
+            }
+            FromShard::PlanPrepared { shard, generation } => {
+                let step = self.rollout.prepared(ShardId(shard as u16), generation);
+                self.roll_out(step);
             }
             FromShard::Drained { shard } => self.shutdown.drained(shard),
         }
@@ -384,10 +392,30 @@ impl Control {
         }
         self.generation += 1;
         let mut resolve = |host: &str, port| self.answers.addresses(host, port);
-        let plan = Arc::new(config::compile(&self.config, self.generation, &mut resolve));
+        let plan = Arc::new(config::compile(
+            &self.config,
+            self.generation,
+            &mut self.registry,
+            &mut resolve,
+        ));
         self.shared.update(|status| status.plan_newest = self.generation);
-        if let Some(plan) = self.rollout.offer(plan) {
-            self.post_all(ToShard::Plan(plan));
+        self.plan = Some(plan);
+        let step = self.rollout.submit(self.generation);
+        self.roll_out(step);
+    }
+
+    /// Tells every shard the next step. The plan that is prepared is the newest one: the rollout
+    /// skips those that waited behind another.
+    fn roll_out(&mut self, step: Option<Step>) {
+        match (step, &self.plan) {
+            (Some(Step::Prepare(_)), Some(plan)) => {
+                let plan = plan.clone();
+                self.post_all(ToShard::Prepare(plan));
+            }
+            (Some(Step::Activate(generation)), _) => {
+                self.post_all(ToShard::Activate { generation });
+            }
+            _ => {}
         }
     }
 

@@ -158,12 +158,16 @@ fn shard(
                 continue;
             };
             let (said, answer, ends) = match message {
-                ToShard::Plan(plan) => {
+                ToShard::Prepare(plan) => {
+                    let generation = plan.generation;
                     let endpoints = plan.clusters.iter().flat_map(|cluster| &cluster.endpoints);
                     let addresses: Vec<_> = endpoints.map(|e| e.address.to_string()).collect();
-                    let generation = plan.generation;
                     let said = format!("plan {generation}: {}", addresses.join(" "));
-                    (said, Some(FromShard::PlanApplied { shard: id, generation }), false)
+                    (said, Some(FromShard::PlanPrepared { shard: id, generation }), false)
+                }
+                ToShard::Activate { generation } => {
+                    control.send(FromShard::PlanApplied { shard: id, generation }).unwrap();
+                    continue;
                 }
                 ToShard::Drain(step) => {
                     let done = step >= manners.drains_on;

@@ -2,9 +2,14 @@
 //!
 //! ```text
 //! control                                    shard
-//!    | -- Plan(1) ----------------------------> |  serves by it
-//!    | <- Ready, PlanApplied { 1 } ------------ |
-//!    | -- Plan(2) ----------------------------> |  new requests by 2, those in flight by 1
+//!    | <- Ready ------------------------------- |
+//!    | -- Prepare(1) -------------------------> |  knows its clusters and endpoints
+//!    | <- PlanPrepared { 1 } ------------------ |
+//!    | -- Activate { 1 } (all have prepared) -> |  serves by it
+//!    | <- PlanApplied { 1 } ------------------- |
+//!    | -- Prepare(2) -------------------------> |
+//!    | <- PlanPrepared { 2 } ------------------ |
+//!    | -- Activate { 2 } ---------------------> |  new requests by 2, those in flight by 1
 //!    | <- PlanApplied { 2 } ------------------- |
 //!    | -- Drain(Announce) --------------------> |  accepts on, answers with `Connection: close`
 //!    | -- Drain(Close) -----------------------> |  empties the accept queues, closes listeners
@@ -19,9 +24,15 @@ use crate::plan::Plan;
 /// Control thread to shard.
 #[derive(Debug, Clone)]
 pub enum ToShard {
-    /// Serve new requests by this plan, and answer with [`FromShard::PlanApplied`]. Ignore one
-    /// that is not newer than what you have.
-    Plan(Arc<Plan>),
+    /// Get to know this plan, so that nobody asks about somebody unknown, and answer with
+    /// [`FromShard::PlanPrepared`]. Ignore one that is not newer than what you have.
+    Prepare(Arc<Plan>),
+    /// Every shard has prepared it: serve new requests by it, and answer with
+    /// [`FromShard::PlanApplied`].
+    Activate {
+        /// [`Plan::generation`].
+        generation: u64,
+    },
     /// The next step of an orderly end. Steps only go forward; a later one implies the earlier.
     Drain(Drain),
     /// End now: no answers, no goodbyes.
@@ -53,6 +64,13 @@ pub enum FromShard {
         /// The ring's flags, `SINGLE_ISSUER|DEFER_TASKRUN|TASKRUN_FLAG` for instance; empty for
         /// none.
         flags: String,
+    },
+    /// This shard knows a plan.
+    PlanPrepared {
+        /// Who says so.
+        shard: usize,
+        /// [`Plan::generation`].
+        generation: u64,
     },
     /// New requests on this shard are served by this plan, and its listeners accept.
     PlanApplied {

@@ -31,7 +31,7 @@ use crate::http::forwarded::RequestIds;
 use crate::mailbox::{Inbox, Sender};
 use crate::metrics::ShardCounters;
 use crate::net::{self, Socket};
-use crate::plan::{AccessLog, Listener};
+use crate::plan::{AccessLog, Listener, Plan};
 use crate::reason::Reason;
 use crate::rng::Rng;
 use crate::session;
@@ -76,6 +76,8 @@ pub struct Shard {
     pub clients_max: u32,
     access_log: RefCell<ShardLog>,
     plan: RefCell<Rc<ShardPlan>>,
+    /// The next plan, until all shards know it.
+    prepared: RefCell<Option<Arc<Plan>>>,
     drain: Cell<Option<Drain>>,
     sessions: RefCell<Slab<Entry>>,
     listeners: RefCell<Vec<Rc<ListenerState>>>,
@@ -111,7 +113,8 @@ impl Shard {
             parking: Parking::new()?,
             request_ids: RefCell::new(RequestIds::new(seed())),
             access_log: RefCell::new(access_log),
-            plan: RefCell::new(Rc::new(ShardPlan::empty(counters))),
+            plan: RefCell::new(Rc::new(ShardPlan::empty())),
+            prepared: RefCell::default(),
             drain: Cell::new(None),
             sessions: RefCell::new(Slab::with_capacity(1024)),
             listeners: RefCell::new(Vec::new()),
@@ -235,12 +238,17 @@ impl Shard {
     /// False when the shard has to end now.
     fn apply(self: &Rc<Shard>, message: ToShard, listeners: &mut Option<Vec<Listening>>) -> bool {
         match message {
-            ToShard::Plan(plan) => {
-                let old = self.plan();
-                if plan.generation <= old.generation() {
-                    return true;
-                }
+            ToShard::Prepare(plan) => {
                 let generation = plan.generation;
+                if generation > self.plan().generation() {
+                    *self.prepared.borrow_mut() = Some(plan);
+                }
+                self.tell(FromShard::PlanPrepared { shard: self.id, generation });
+            }
+            ToShard::Activate { generation } => {
+                let old = self.plan();
+                let prepared = self.prepared.borrow_mut().take_if(|it| it.generation == generation);
+                let Some(plan) = prepared else { return true };
                 let new =
                     ShardPlan::replacing(&old, plan, &self.counters, &mut self.rng.borrow_mut());
                 *self.plan.borrow_mut() = Rc::new(new);

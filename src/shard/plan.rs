@@ -26,7 +26,7 @@ pub struct ShardCluster {
 
 impl ShardPlan {
     /// Before the first plan.
-    pub fn empty(_counters: Arc<ShardCounters>) -> ShardPlan {
+    pub fn empty() -> ShardPlan {
         ShardPlan { plan: None, clusters: Vec::new() }
     }
 
@@ -43,11 +43,9 @@ impl ShardPlan {
                 before
                     .iter()
                     .flat_map(|cluster| &cluster.endpoints)
-                    .find(|known| known.address == endpoint.address && known.name == endpoint.name)
+                    .find(|known| known.id == endpoint.id && known.name == endpoint.name)
                     .cloned()
-                    .unwrap_or_else(|| {
-                        Rc::new(Endpoint::new(endpoint.address, &endpoint.name, counters.clone()))
-                    })
+                    .unwrap_or_else(|| Rc::new(Endpoint::new(endpoint, counters.clone())))
             });
             let endpoints = endpoints.collect();
             let Cluster { table, balance, endpoints: all, .. } = cluster;

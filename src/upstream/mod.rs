@@ -11,11 +11,14 @@ use std::sync::Arc;
 
 use crate::metrics::ShardCounters;
 use crate::net::Socket;
-use crate::plan::Pool;
+use crate::plan::{self, Pool};
+use crate::reconcile::EndpointId;
 use crate::time::Nanos;
 
 /// One endpoint, as one shard knows it. Lives as long as the plans that name it.
 pub struct Endpoint {
+    /// Its number in the agreement.
+    pub id: EndpointId,
     /// Where it listens.
     pub address: SocketAddr,
     /// What the configuration calls it.
@@ -57,10 +60,11 @@ pub struct InFlight(Rc<Endpoint>);
 
 impl Endpoint {
     /// An endpoint without connections.
-    pub fn new(address: SocketAddr, name: &str, counters: Arc<ShardCounters>) -> Endpoint {
+    pub fn new(planned: &plan::Endpoint, counters: Arc<ShardCounters>) -> Endpoint {
         Endpoint {
-            address,
-            name: name.to_owned(),
+            id: planned.id,
+            address: planned.address,
+            name: planned.name.clone(),
             in_flight: Cell::new(0),
             speaks_http10: Cell::new(false),
             retired: Cell::new(false),
