@@ -20,7 +20,7 @@ use crate::metrics::ShardCounters;
 use crate::net::{self, Socket};
 use crate::session;
 use crate::shard::Shard;
-use crate::shard::message::Drain;
+use crate::shard::message::{Accepted, Drain};
 use crate::time::Nanos;
 
 /// Connections taken before the sessions get a turn.
@@ -191,7 +191,7 @@ async fn take_queued(
 ) -> Result<Queue, Errno> {
     for _ in 0..ACCEPTS_PER_TURN_MAX {
         match listener.accept(socket) {
-            Ok((descriptor, peer)) => admit(shard, listener, descriptor, peer),
+            Ok((descriptor, peer)) => keep_or_hand_over(shard, listener, descriptor, peer),
             Err(Errno::AGAIN) => return Ok(Queue::Empty),
             // The client gave up while it was queued, or the network did (accept(2)).
             Err(
@@ -219,8 +219,33 @@ async fn take_queued(
     Ok(Queue::More)
 }
 
+/// A shard that has more than its share hands what it accepts to another one.
+fn keep_or_hand_over(
+    shard: &Rc<Shard>,
+    listener: &Rc<ListenerState>,
+    socket: OwnedFd,
+    peer: SocketAddr,
+) {
+    let taker = if shard.is_draining() { None } else { shard.agreement.taker() };
+    let kept = match taker {
+        Some(to) => {
+            let accepted = Accepted { by: shard.id, listener: listener.index, socket, peer };
+            shard.agreement.hand_over(to, accepted).err().map(|accepted| accepted.socket)
+        }
+        None => Some(socket),
+    };
+    if let Some(socket) = kept {
+        admit(shard, listener, socket, peer);
+    }
+}
+
 /// Starts a session for a connection, or refuses it.
-fn admit(shard: &Rc<Shard>, listener: &Rc<ListenerState>, descriptor: OwnedFd, peer: SocketAddr) {
+pub fn admit(
+    shard: &Rc<Shard>,
+    listener: &Rc<ListenerState>,
+    descriptor: OwnedFd,
+    peer: SocketAddr,
+) {
     let address = peer.ip().to_canonical();
     let Some(slot) = Slot::take(shard, listener, address) else {
         shard.counters.connections_shed.add(1);

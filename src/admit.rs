@@ -79,6 +79,10 @@ pub struct Order {
     pub endpoint: Option<Rc<Endpoint>>,
     /// How often it was asked.
     pub attempts: u32,
+    /// It tries an endpoint whose breaker is half-open, and has to have its answer by then.
+    pub probe_until: Option<Nanos>,
+    /// Whether the time of its answer is wanted, by the log or by a breaker.
+    pub is_timed: bool,
     /// What the access log will say of it.
     pub log: Option<LogLine>,
     route: Option<usize>,
@@ -160,6 +164,8 @@ pub fn admit(
         reason: None,
         endpoint: None,
         attempts: 0,
+        probe_until: None,
+        is_timed: false,
         log: None,
         route: None,
         plan: plan.clone(),

@@ -10,6 +10,8 @@
 
 mod patience;
 
+mod place;
+
 mod reply;
 
 use std::cell::Cell;
@@ -32,6 +34,7 @@ use crate::time::Nanos;
 use crate::upstream::{Connection, Endpoint};
 
 use patience::{Uploading, Waiting};
+use place::{Opening, Place};
 use reply::Reply;
 
 pub use patience::within;
@@ -152,7 +155,7 @@ enum First {
     Answered(Result<Answered, NoAnswer>),
 }
 
-impl Exchange<'_> {
+impl<'a> Exchange<'a> {
     /// Sends an order to an endpoint of `cluster`, and its answer to the client.
     ///
     /// # Errors
@@ -162,14 +165,32 @@ impl Exchange<'_> {
         order: &mut Order,
         cluster: usize,
         hash: Option<u64>,
-        _breaker: Option<usize>,
+        breaker: Option<usize>,
     ) -> Result<Outcome, Failure> {
         let mut body_left = !matches!(order.framing, Framing::None);
-        let Some(endpoint) = order.plan.pick(cluster, hash, None) else {
-            return Err(Failure::untold(Reason::NoEndpoint, body_left));
+        let mut now = order.complete;
+        self.shard.agreement.look(now);
+        let mut route = None;
+        if let Some(breaker) = breaker {
+            let slot = order.plan.route_breaker(breaker);
+            let entered = Box::pin(self.enter_route(order, cluster, slot)).await;
+            route = Some(entered.map_err(|reason| Failure::untold(reason, body_left))?);
+        }
+        let mut has_waited = false;
+        let (endpoint, mut place) = match self.place_at_once(&order.plan, cluster, hash, now) {
+            Ok(placed) => placed,
+            Err(_) => {
+                has_waited = true;
+                let placed = Box::pin(self.place(order, cluster, hash)).await;
+                now = Nanos::now();
+                placed.map_err(|reason| Failure::untold(reason, body_left))?
+            }
         };
-        let _in_flight = endpoint.begin();
         order.endpoint = Some(endpoint.clone());
+        place.set_route(route);
+        order.probe_until = place.probe_until();
+        let latency_max = order.plan.shared().agreement.clusters[cluster].breaker.latency_max;
+        order.is_timed = order.log.is_some() || latency_max.is_some();
         if order.framing == Framing::Chunked && endpoint.speaks_http10() {
             return Err(Failure::untold(Reason::LengthRequired, body_left));
         }
@@ -188,37 +209,43 @@ impl Exchange<'_> {
         }
         let replayable = !body_left && order.method.idempotent();
         let pool = order.plan.cluster(cluster).pool;
-        let mut now = order.complete;
-        let mut kept = endpoint.take_idle(&pool, now, replayable);
-        loop {
+        // A probe is sent once: not on a connection that may turn out to be stale.
+        let may_reuse = order.probe_until.is_none();
+        let mut kept = match may_reuse && !self.shard.agreement.awaits_connection(endpoint.slot) {
+            true => endpoint.take_idle(&pool, now, replayable),
+            false => None,
+        };
+        let result = loop {
             order.attempts += 1;
             let connection = match kept.take() {
                 Some(connection) => connection,
                 None => {
-                    let limit = order.plan.cluster(cluster).connect_timeout;
-                    let connection = self.connect(&endpoint, limit).await;
-                    let connection =
-                        connection.map_err(|reason| Failure::untold(reason, body_left))?;
+                    let opened = self.open(order, cluster, &endpoint, replayable, &mut place).await;
                     now = Nanos::now();
-                    if !connection.socket().is_quiet() {
+                    match opened {
                         // It spoke before it was asked: whatever that is, it is no answer.
-                        return Err(Failure::untold(Reason::BadAnswer, body_left));
+                        Ok(new) if !new.reused && !new.socket().is_quiet() => {
+                            break Err(Failure::untold(Reason::BadAnswer, body_left));
+                        }
+                        Ok(connection) => connection,
+                        Err(reason) => break Err(Failure::untold(reason, body_left)),
                     }
-                    connection
                 }
             };
+            place.used();
             let exchanged = if body_left {
                 // Boxed: it is large and rare, and every session would have to hold room for it.
-                Box::pin(self.with_upload(order, &connection, now)).await
+                Box::pin(self.with_upload(order, &connection, &mut place, now)).await
             } else {
-                self.at_once(order, &connection, now).await
+                self.at_once(order, &connection, &mut place, now).await
             };
             match exchanged {
                 Ok(exchanged) => {
+                    now = Nanos::now();
                     if exchanged.upstream_reusable {
-                        connection.keep(&pool, Nanos::now());
+                        connection.keep(&pool, now);
                     }
-                    return Ok(exchanged.outcome);
+                    break Ok(exchanged.outcome);
                 }
                 // It may have timed out just as we used it: once more, on a new one, unless the
                 // origin may have acted on it already (RFC 9110, 9.2.2).
@@ -226,39 +253,73 @@ impl Exchange<'_> {
                     self.shard.counters.retries.add(1);
                 }
                 Err(Undone::NotAnswered(NoAnswer::Stale)) => {
-                    return Err(Failure::untold(Reason::UpstreamReset, body_left));
+                    break Err(Failure::untold(Reason::UpstreamReset, body_left));
                 }
                 Err(Undone::NotAnswered(NoAnswer::Failed(reason))) => {
-                    return Err(Failure::untold(reason, body_left));
+                    break Err(Failure::untold(reason, body_left));
                 }
-                Err(Undone::CutOff(failure)) => return Err(failure),
+                Err(Undone::CutOff(failure)) => break Err(failure),
             }
-        }
+        };
+        let (ended, upstream_time) = match &result {
+            Ok(outcome) => (Ok(outcome.status), outcome.upstream_time),
+            Err(failure) => {
+                now = Nanos::now();
+                (Err(failure.reason), failure.upstream_time)
+            }
+        };
+        let latency = upstream_time.unwrap_or_default();
+        let had_its_time = !has_waited && !result.as_ref().is_err_and(|failure| failure.body_left);
+        place.end(ended, had_its_time, latency, now);
+        result
     }
 
-    /// Opens a connection, within its time.
-    async fn connect(
+    /// Opens a connection, if the limits leave a place for it, within its time.
+    async fn open(
         &mut self,
+        order: &Order,
+        cluster: usize,
         endpoint: &Rc<Endpoint>,
-        limit: Duration,
+        replayable: bool,
+        place: &mut Place<'_>,
     ) -> Result<Connection, Reason> {
+        let lease = match endpoint.lease() {
+            Some(lease) => lease,
+            None => {
+                let opening = self.opening(order, cluster, endpoint, replayable);
+                match Box::pin(opening).await? {
+                    Opening::Lease(lease) => lease,
+                    Opening::Kept(connection) => return Ok(connection),
+                }
+            }
+        };
         let now = Nanos::now();
-        self.timer.set(now.after(limit), now);
-        let connecting = pin!(endpoint.connect());
+        let mut due = now.after(order.plan.cluster(cluster).connect_timeout);
+        if let Some(until) = order.probe_until {
+            due = due.min(until);
+        }
+        self.timer.set(due, now);
+        let connecting = pin!(endpoint.connect(lease));
         let late = |_| Err(Reason::ConnectTimeout);
         match within(self.shard, self.timer, connecting, late).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => {
                 tracing::debug!(endpoint = %endpoint.address, %error, "connect failed");
-                Err(match error.raw_os_error() {
+                match error.raw_os_error() {
                     // Ours, not the endpoint's: no descriptor, or no local port.
                     Some(libc::EMFILE | libc::ENFILE | libc::EADDRNOTAVAIL) => {
-                        Reason::OutOfDescriptors
+                        Err(Reason::OutOfDescriptors)
                     }
-                    _ => Reason::ConnectFailed,
-                })
+                    _ => {
+                        place.used();
+                        Err(Reason::ConnectFailed)
+                    }
+                }
             }
             Err(reason) => {
+                if reason == Reason::ConnectTimeout {
+                    place.used();
+                }
                 self.shard.counters.upstream_connect_failures.add(1);
                 Err(reason)
             }
@@ -270,6 +331,7 @@ impl Exchange<'_> {
         &mut self,
         order: &Order,
         connection: &Connection,
+        place: &mut Place<'_>,
         now: Nanos,
     ) -> Result<Exchanged, Undone> {
         let Exchange { shard, client, timer, inbound } = self;
@@ -319,6 +381,7 @@ impl Exchange<'_> {
                 }
             }
         };
+        place.answered(order, answered.status, reply.upstream_time());
         let flow = Flow::default();
         if answered.persistence == Persistence::Upgrade {
             let tunnel = reply.tunnel(upstream, client, timer, std::mem::take(inbound));
@@ -336,6 +399,7 @@ impl Exchange<'_> {
         &mut self,
         order: &Order,
         connection: &Connection,
+        place: &mut Place<'_>,
         now: Nanos,
     ) -> Result<Exchanged, Undone> {
         let Exchange { shard, client, timer, inbound } = self;
@@ -415,6 +479,7 @@ impl Exchange<'_> {
             }
         }?;
         reply.asked_at(asked);
+        place.answered(order, answered.status, reply.upstream_time());
         let down = Flow::default();
         // An early refusal ends the upload (RFC 9110, 10.1.1); an early success may be an origin
         // that answers while it reads.

@@ -74,6 +74,13 @@ impl<T> Inbox<T> {
         None
     }
 
+    /// Whether something is there, as far as can be seen without a fence: what a sender is pushing
+    /// right now may be missed, until the next look.
+    #[inline]
+    pub fn has_mail(&self) -> bool {
+        self.queues.iter().any(|queue| !queue.is_empty())
+    }
+
     /// Says that the receiver is about to wait, and looks once more. `true`: nothing is there, and
     /// whatever comes rings the bell: wait until [`Inbox::fd`] is readable (or as long as you
     /// like), then call [`Inbox::wake_up`]. `false`: something is there; do not wait, `pop`.
@@ -156,6 +163,11 @@ impl<T> Sender<T> {
     /// Messages that wait to be read.
     pub fn len(&self) -> usize {
         self.queue.len()
+    }
+
+    /// There is no room for another one.
+    pub fn is_full(&self) -> bool {
+        self.queue.is_full()
     }
 
     /// Nothing waits to be read.

@@ -12,6 +12,7 @@ pub mod process;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::reason::Reason;
+use crate::reconcile::{AGE_BUCKETS, Ages};
 
 /// Counts up, from one thread only; any thread may read.
 #[derive(Debug, Default)]
@@ -22,6 +23,12 @@ impl Counter {
     #[inline]
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Takes over a count that is kept elsewhere; again by the owning thread only.
+    #[inline]
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
     }
 
     /// The count so far.
@@ -223,7 +230,7 @@ pub struct ShardCounters {
     /// From the first byte of the request's head to the last of the answer.
     pub request_duration: Histogram,
     /// Answers of our own and exchanges cut short, by [`Reason`].
-    pub refusals: [Counter; Reason::ALL.len()],
+    pub refusals: Refusals,
     /// Client connections taken from the accept queue and served.
     pub connections_accepted: Counter,
     /// Client connections open now.
@@ -256,13 +263,79 @@ pub struct ShardCounters {
     pub access_log_dropped: Counter,
     /// Buffers lent to connections now.
     pub buffers_in_use: Gauge,
+    /// Requests that wait for a place or a permit now.
+    pub pending: Gauge,
+    /// Messages to other shards, about limits and breakers.
+    pub messages_sent: Counter,
+    /// Those among them that woke their receiver, had it slept.
+    pub messages_waking: Counter,
+    /// Those that found a full queue; they are sent again.
+    pub messages_dropped: Counter,
+    /// How old decisions were when this shard applied them.
+    pub view_ages: ViewAges,
+    /// Those among them that were older than the bound allows.
+    pub view_age_violations: Counter,
+    /// How late the loop was lately, at worst, in nanoseconds.
+    pub loop_lag_ns: Gauge,
+    /// Transitions of the breakers that this shard decides.
+    pub breaker_transitions: Counter,
+    /// Trips that it refused, because too many endpoints were out.
+    pub breaker_trips_refused: Counter,
+    /// Client connections accepted here and handed to another shard.
+    pub connections_handed_over: Counter,
+    /// Client connections that others accepted, and that came here.
+    pub connections_taken_over: Counter,
+}
+
+/// A counter for each [`Reason`].
+#[derive(Debug)]
+pub struct Refusals([Counter; Reason::ALL.len()]);
+
+impl Refusals {
+    /// Of one reason.
+    pub fn of(&self, reason: Reason) -> &Counter {
+        &self.0[reason as usize]
+    }
+}
+
+impl Default for Refusals {
+    fn default() -> Refusals {
+        Refusals(std::array::from_fn(|_| Counter::default()))
+    }
+}
+
+/// A copy of [`Ages`] that others may read.
+#[derive(Debug, Default)]
+pub struct ViewAges {
+    counts: [Counter; AGE_BUCKETS],
+    sum_ns: Counter,
+}
+
+impl ViewAges {
+    /// Takes over what is known now.
+    pub fn publish(&self, ages: &Ages) {
+        for (mine, count) in self.counts.iter().zip(&ages.counts) {
+            mine.set(*count);
+        }
+        self.sum_ns.set(ages.sum.as_nanos() as u64);
+    }
+
+    /// How many there were in each bucket; see [`Ages::bound_us`].
+    pub fn counts(&self) -> [u64; AGE_BUCKETS] {
+        std::array::from_fn(|bucket| self.counts[bucket].get())
+    }
+
+    /// All of them together, in seconds.
+    pub fn sum_seconds(&self) -> f64 {
+        self.sum_ns.get() as f64 / 1e9
+    }
 }
 
 impl ShardCounters {
     /// A refusal, or an exchange cut short.
     #[inline]
     pub fn refuse(&self, reason: Reason) {
-        self.refusals[reason as usize].add(1);
+        self.refusals.0[reason as usize].add(1);
     }
 
     /// A request that got an answer, with its duration.

@@ -65,6 +65,14 @@ pub enum Reason {
     LengthRequired,
     /// TRACE with `Max-Forwards: 0`: we do not echo what may hold secrets. 405.
     TraceRefused,
+    /// A breaker is open, and there is no other endpoint: 503.
+    BreakerOpen,
+    /// The cluster, or the endpoint, has as many requests as it may, and none may wait: 503.
+    RequestLimit,
+    /// As many requests wait for a place as may: 503.
+    PendingLimit,
+    /// No place became free in time: 503.
+    PendingTimeout,
 }
 
 /// Whose fault a [`Reason`] is; metrics and, later, breakers ask.
@@ -88,7 +96,7 @@ struct Facts {
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Reason; 30] = {
+    pub const ALL: [Reason; 34] = {
         use Reason::*;
         [
             BadHead,
@@ -121,6 +129,10 @@ impl Reason {
             OutOfDescriptors,
             LengthRequired,
             TraceRefused,
+            BreakerOpen,
+            RequestLimit,
+            PendingLimit,
+            PendingTimeout,
         ]
     };
 
@@ -158,6 +170,10 @@ impl Reason {
             OutOfDescriptors => (503, "limit-descriptors", "UO", Ours),
             LengthRequired => (411, "length-required", "-", Client),
             TraceRefused => (405, "trace-refused", "DPE", Client),
+            BreakerOpen => (503, "breaker-open", "UO", Ours),
+            RequestLimit => (503, "limit-requests", "UO", Ours),
+            PendingLimit => (503, "limit-pending", "UO", Ours),
+            PendingTimeout => (503, "timeout-pending", "UO", Ours),
         };
         Facts { status, name, flag, fault }
     }

@@ -20,8 +20,13 @@ use crate::control::{self, ControlOptions, ShardHandle};
 use crate::mailbox::{Inbox, Sender};
 use crate::metrics::ShardCounters;
 use crate::net::{self, Driver};
+use crate::shard::agreement::Agreement;
 use crate::shard::message::{FromShard, ToShard};
+use crate::shard::transit::Transit;
 use crate::shard::{Listening, Shard};
+
+/// Messages that may wait for one shard, from each other one: what does not fit is sent again.
+const PEER_CAPACITY: usize = 256;
 
 /// Serves until a signal ends it.
 pub fn run(config: Config, options: Options) -> ExitCode {
@@ -89,19 +94,27 @@ fn start(
     let mut from_shards = Inbox::new().map_err(failed("make a mailbox"))?;
     let mut handles = Vec::new();
     let mut threads = Vec::new();
-    let parts = shard_options.iter().zip(counters).zip(shard_logs).zip(bound.sockets);
-    for (id, (((own, counters), access_log), sockets)) in parts.enumerate() {
+    let count = shard_options.len();
+    let mut inboxes = Vec::new();
+    for (id, counters) in counters.iter().enumerate() {
         let mut inbox = Inbox::new().map_err(failed("make a mailbox"))?;
         let sender = inbox.sender(control::TO_SHARD_CAPACITY);
         handles.push(ShardHandle { id, sender, counters: counters.clone() });
+        inboxes.push(inbox);
+    }
+    let peers = introduce(&mut inboxes);
+    let transit = Arc::new(Transit::new(count));
+    let parts = shard_options.iter().zip(inboxes).zip(peers).zip(shard_logs).zip(bound.sockets);
+    for (id, ((((own, inbox), peers), access_log), sockets)) in parts.enumerate() {
         let thread = ShardThread {
             id,
-            count: shard_options.len(),
-            clients_max: clients_max(descriptors, shard_options.len()),
+            clients_max: clients_max(descriptors, count),
             options: own.clone(),
-            counters,
+            counters: counters.clone(),
             access_log,
             inbox,
+            peers,
+            transit: transit.clone(),
             to_control: from_shards.sender(control::FROM_SHARD_CAPACITY),
             sockets,
         };
@@ -132,15 +145,28 @@ fn start(
     Ok(exit.code)
 }
 
+/// For each shard a way to each other one, by number.
+fn introduce(inboxes: &mut [Inbox<ToShard>]) -> Vec<Vec<Option<Sender<ToShard>>>> {
+    let count = inboxes.len();
+    (0..count)
+        .map(|from| {
+            let to = inboxes.iter_mut().enumerate();
+            to.map(|(to, inbox)| (to != from).then(|| inbox.sender(PEER_CAPACITY))).collect()
+        })
+        .collect()
+}
+
 /// What one shard's thread is made of.
 struct ShardThread {
     id: usize,
-    count: usize,
     clients_max: u32,
     options: ShardOptions,
-    counters: Arc<ShardCounters>,
+    /// Of all shards, by number.
+    counters: Vec<Arc<ShardCounters>>,
     access_log: ShardLog,
     inbox: Inbox<ToShard>,
+    peers: Vec<Option<Sender<ToShard>>>,
+    transit: Arc<Transit>,
     to_control: Sender<FromShard>,
     sockets: Vec<OwnedFd>,
 }
@@ -148,8 +174,8 @@ struct ShardThread {
 impl ShardThread {
     /// Runs the shard until the control thread ends it.
     fn run(self) {
-        let ShardThread { id, count, clients_max, options, .. } = self;
-        let ShardThread { counters, access_log, inbox, to_control, sockets, .. } = self;
+        let ShardThread { id, clients_max, options, counters, access_log, .. } = self;
+        let ShardThread { inbox, peers, transit, to_control, sockets, .. } = self;
         let cpu = options.cpu;
         if !core_affinity::set_for_current(core_affinity::CoreId { id: cpu }) {
             tracing::warn!(shard = id, cpu, "cannot pin the thread to its CPU");
@@ -174,10 +200,11 @@ impl ShardThread {
             };
             let _ = to_control.send(ready);
             let bytes = options.buffer_bytes;
-            match Shard::new(id, count, clients_max, bytes, counters, access_log, to_control) {
+            let agreement = Agreement::new(id, inbox, peers, transit, counters);
+            match Shard::new(id, clients_max, bytes, access_log, agreement, to_control) {
                 Ok(shard) => {
                     let sockets = sockets.into_iter().map(|socket| Listening { socket }).collect();
-                    shard.run(inbox, sockets).await;
+                    shard.run(sockets).await;
                 }
                 Err(error) => fatal(id, &error),
             }

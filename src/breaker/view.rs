@@ -203,9 +203,15 @@ impl View {
         true
     }
 
+    /// Whether a request that comes now would be the one that asks for a permit.
+    #[inline]
+    pub fn may_ask(&self) -> bool {
+        self.phase == Phase::HalfOpen && self.ask.is_multiple_of(2) && self.permit.is_none()
+    }
+
     /// A request wants a permit. `Some`: this number is to be told to the home.
     pub fn want_permit(&mut self) -> Option<u32> {
-        if self.phase != Phase::HalfOpen || !self.ask.is_multiple_of(2) || self.permit.is_some() {
+        if !self.may_ask() {
             return None;
         }
         self.ask += 1;

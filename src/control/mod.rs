@@ -410,18 +410,18 @@ impl Control {
         match (step, &self.plan) {
             (Some(Step::Prepare(_)), Some(plan)) => {
                 let plan = plan.clone();
-                self.post_all(ToShard::Prepare(plan));
+                self.post_all(|| ToShard::Prepare(plan.clone()));
             }
             (Some(Step::Activate(generation)), _) => {
-                self.post_all(ToShard::Activate { generation });
+                self.post_all(|| ToShard::Activate { generation });
             }
             _ => {}
         }
     }
 
-    fn post_all(&mut self, message: ToShard) {
+    fn post_all(&mut self, message: impl Fn() -> ToShard) {
         for shard in &mut self.shards {
-            shard.post(message.clone());
+            shard.post(message());
         }
     }
 
@@ -432,7 +432,7 @@ impl Control {
                 Order::Drain(step) => {
                     tracing::info!(?step, "draining");
                     self.shared.update(|status| status.draining = true);
-                    self.post_all(ToShard::Drain(step));
+                    self.post_all(|| ToShard::Drain(step));
                 }
                 Order::StopNow => {
                     tracing::info!("stopping at once");

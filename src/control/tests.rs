@@ -173,6 +173,7 @@ fn shard(
                     let done = step >= manners.drains_on;
                     (format!("{step:?}"), done.then_some(FromShard::Drained { shard: id }), done)
                 }
+                ToShard::Peer { .. } | ToShard::Accepted(_) => unreachable!("not of control"),
                 ToShard::StopNow => {
                     ("stop".to_owned(), Some(FromShard::Drained { shard: id }), true)
                 }

@@ -19,7 +19,7 @@ use crate::time::Nanos;
 
 /// A client that may have left is only looked after in exchanges that take longer than this, so
 /// that quick ones do not pay for it.
-const WATCH_CLIENT_AFTER: Duration = Duration::from_millis(100);
+pub(super) const WATCH_CLIENT_AFTER: Duration = Duration::from_millis(100);
 
 /// Runs `work`, and whenever the timer fires asks `look`: it moves the deadline, or ends the work.
 /// So does a drain whose time is up. The timer must have been set since the task last woke.
@@ -57,17 +57,23 @@ pub async fn within<T>(
 }
 
 /// The same, and once `look` was asked, or `watched` from the beginning, it also ends if the client
-/// turns out to have left. One whose next request still waits in the kernel has not.
+/// turns out to have left. One whose next request still waits in the kernel has not; and `None`
+/// stays whatever happens.
 pub(super) async fn attended<T>(
     shard: &Shard,
-    client: &Socket,
+    client: Option<&Socket>,
     watched: bool,
     timer: &mut Timer,
     mut work: Pin<&mut impl Future<Output = T>>,
     mut look: impl FnMut(Nanos) -> Result<Nanos, Reason>,
 ) -> Result<T, Reason> {
     let watched = Cell::new(watched);
-    let mut gone = pin!(gone(client));
+    let mut gone = pin!(async {
+        match client {
+            Some(client) => gone(client).await,
+            None => std::future::pending().await,
+        }
+    });
     let both = pin!(std::future::poll_fn(|context| {
         if let Poll::Ready(result) = work.as_mut().poll(context) {
             return Poll::Ready(Some(result));
@@ -100,14 +106,20 @@ pub(super) struct Waiting<'a> {
     woken: bool,
     /// Waited for so long that the client may have left.
     long: bool,
+    /// When a probe has to have its answer. One that is out is not called back, though its client
+    /// leaves: nobody else may try the endpoint meanwhile.
+    probe_until: Option<Nanos>,
 }
 
 impl<'a> Waiting<'a> {
     /// Begins to count.
     pub fn begin(order: &'a Order, now: Nanos) -> Waiting<'a> {
         let timeouts = order.timeouts();
-        let due = now.after(timeouts.answer).min(order.began.after(timeouts.total));
-        Waiting { order, due, woken: false, long: false }
+        let mut due = now.after(timeouts.answer).min(order.began.after(timeouts.total));
+        if let Some(until) = order.probe_until {
+            due = due.min(until);
+        }
+        Waiting { order, due, woken: false, long: false, probe_until: order.probe_until }
     }
 
     /// Something else was waited for since the timer was set.
@@ -159,6 +171,7 @@ impl<'a> Waiting<'a> {
         // It may have fired while nobody looked.
         timer.set(self.due, Nanos::now());
         let readable = pin!(upstream.readable());
+        let client = self.watched(client);
         attended(shard, client, true, timer, readable, |now| self.look(now)).await
     }
 
@@ -170,7 +183,12 @@ impl<'a> Waiting<'a> {
         timer: &mut Timer,
         answer: Pin<&mut impl Future<Output = Result<T, NoAnswer>>>,
     ) -> Result<T, NoAnswer> {
+        let client = self.watched(client);
         attended(shard, client, self.long, timer, answer, |now| self.look(now)).await?
+    }
+
+    fn watched<'s>(&self, client: &'s Socket) -> Option<&'s Socket> {
+        self.probe_until.is_none().then_some(client)
     }
 }
 
@@ -192,6 +210,7 @@ impl<'a> Uploading<'a> {
             client: Side::Source,
         };
         let total = order.began.after(order.timeouts().total);
+        let total = order.probe_until.map_or(total, |until| until.min(total));
         Uploading { pace: Pace::new(rules, now), flow, total }
     }
 

@@ -70,7 +70,8 @@ impl<'a> Reply<'a> {
         self.asked = asked;
     }
 
-    fn upstream_time(&self) -> Option<Duration> {
+    /// From the request's last byte to the head of its answer, if that is measured.
+    pub fn upstream_time(&self) -> Option<Duration> {
         self.answered.map(|answered| answered.since(self.asked))
     }
 
@@ -114,7 +115,7 @@ impl<'a> Reply<'a> {
             Taken::Final(answered) => {
                 self.received.consume(answered.head_bytes);
                 self.sent += self.head.len() as u64;
-                if order.log.is_some() {
+                if order.is_timed {
                     self.answered = Some(Nanos::now());
                 }
                 Ok(Received::Final(answered))
@@ -204,7 +205,7 @@ impl<'a> Reply<'a> {
         };
         let run = pin!(relay.run());
         let look = |now| downloading.look(client, now);
-        let reason = match attended(self.shard, client, false, timer, run, look).await {
+        let reason = match attended(self.shard, Some(client), false, timer, run, look).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err(Broken::Truncated)) => Reason::AnswerTruncated,
             Ok(Err(Broken::Refused(_))) => Reason::BadAnswer,

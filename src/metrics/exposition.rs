@@ -9,6 +9,7 @@ use std::fmt::{Display, Write};
 use super::process::ProcessStats;
 use super::{CODE_CLASSES, Counter, Gauge, ShardCounters, Snapshot};
 use crate::reason::Reason;
+use crate::reconcile::{AGE_BUCKETS, Ages};
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -166,6 +167,44 @@ const COUNTERS: &[CounterRow] = &[
         "Access log lines dropped because the writer was behind.",
         |c| &c.access_log_dropped,
     ),
+    ("outrigger_shard_messages_total", "Messages to other shards, on limits and breakers.", |c| {
+        &c.messages_sent
+    }),
+    (
+        "outrigger_shard_messages_waking_total",
+        "Messages to other shards that wake a sleeping receiver.",
+        |c| &c.messages_waking,
+    ),
+    (
+        "outrigger_shard_messages_dropped_total",
+        "Messages to other shards that found a full queue, and were sent again.",
+        |c| &c.messages_dropped,
+    ),
+    (
+        "outrigger_view_age_violations_total",
+        "Decisions that were older than the bound when the shard applied them.",
+        |c| &c.view_age_violations,
+    ),
+    (
+        "outrigger_breaker_transitions_total",
+        "Transitions of the breakers that the shard decides.",
+        |c| &c.breaker_transitions,
+    ),
+    (
+        "outrigger_breaker_trips_refused_total",
+        "Trips refused because of max_ejected, on the shard that decides.",
+        |c| &c.breaker_trips_refused,
+    ),
+    (
+        "outrigger_connections_handed_over_total",
+        "Client connections handed to a shard with fewer.",
+        |c| &c.connections_handed_over,
+    ),
+    (
+        "outrigger_connections_taken_over_total",
+        "Client connections taken over from a shard with more.",
+        |c| &c.connections_taken_over,
+    ),
 ];
 
 const GAUGES: &[GaugeRow] = &[
@@ -173,6 +212,9 @@ const GAUGES: &[GaugeRow] = &[
     ("outrigger_requests_in_flight", "Exchanges being served now.", |c| &c.requests_in_flight),
     ("outrigger_tunnels_open", "Upgraded connections open now.", |c| &c.tunnels_open),
     ("outrigger_buffers_in_use", "Buffers lent to connections now.", |c| &c.buffers_in_use),
+    ("outrigger_requests_pending", "Requests that wait for a place or a permit now.", |c| {
+        &c.pending
+    }),
 ];
 
 fn per_shard(page: &mut Page, shards: &[ShardView<'_>]) {
@@ -203,6 +245,31 @@ fn per_shard(page: &mut Page, shards: &[ShardView<'_>]) {
         page.sample(name, &[("state", &"active"), ("shard", &shard.id)], active);
         page.sample(name, &[("state", &"idle"), ("shard", &shard.id)], idle);
     }
+    let name = "outrigger_loop_lag_seconds";
+    page.family(name, Kind::Gauge, "How late the shard's loop was in the last seconds, at worst.");
+    for shard in shards {
+        let seconds = shard.counters.loop_lag_ns.get() as f64 / 1e9;
+        page.sample(name, &[("shard", &shard.id)], seconds);
+    }
+    let name = "outrigger_view_age_seconds";
+    page.family(name, Kind::Histogram, "From a decision to its application on the shard.");
+    for shard in shards {
+        let id = &shard.id;
+        let mut below = 0;
+        let counts = shard.counters.view_ages.counts();
+        for (bucket, count) in counts.iter().enumerate().take(AGE_BUCKETS - 1) {
+            below += count;
+            let bound = Ages::bound_us(bucket) as f64 / 1e6;
+            let labels: [(&str, &dyn Display); 2] = [("shard", id), ("le", &bound)];
+            page.sample("outrigger_view_age_seconds_bucket", &labels, below);
+        }
+        let all: u64 = counts.iter().sum();
+        let labels: [(&str, &dyn Display); 2] = [("shard", id), ("le", &"+Inf")];
+        page.sample("outrigger_view_age_seconds_bucket", &labels, all);
+        let sum = shard.counters.view_ages.sum_seconds();
+        page.sample("outrigger_view_age_seconds_sum", &[("shard", id)], sum);
+        page.sample("outrigger_view_age_seconds_count", &[("shard", id)], all);
+    }
     let name = "outrigger_plan_generation";
     page.family(name, Kind::Gauge, "The newest plan that the shard has acknowledged.");
     for shard in shards {
@@ -223,7 +290,7 @@ fn totals(page: &mut Page, shards: &[ShardView<'_>]) {
     let name = "outrigger_refusals_total";
     page.family(name, Kind::Counter, "Answers of our own and exchanges cut short, by reason.");
     for reason in Reason::ALL {
-        let sum: u64 = shards.iter().map(|s| s.counters.refusals[reason as usize].get()).sum();
+        let sum: u64 = shards.iter().map(|s| s.counters.refusals.of(reason).get()).sum();
         page.sample(name, &[("reason", &reason.name())], sum);
     }
 

@@ -15,10 +15,13 @@ pub struct Ages {
     pub sum: Duration,
     /// The oldest.
     pub max: Duration,
+    /// How many were older than the bound that held then.
+    pub late: u64,
 }
 
 impl Ages {
-    pub(super) fn record(&mut self, age: Duration) {
+    pub(super) fn record(&mut self, age: Duration, bound: Duration) {
+        self.late += u64::from(age > bound);
         let micros = age.as_micros() as u64;
         let bucket = (u64::BITS - micros.leading_zeros()) as usize;
         self.counts[bucket.min(AGE_BUCKETS - 1)] += 1;
@@ -40,7 +43,7 @@ mod tests {
     fn each_age_is_below_the_bound_of_its_bucket() {
         for micros in [0, 1, 2, 3, 4, 1_000, 4_000_000] {
             let mut ages = Ages::default();
-            ages.record(Duration::from_micros(micros));
+            ages.record(Duration::from_micros(micros), Duration::from_secs(1));
             let bucket = ages.counts.iter().position(|count| *count == 1).unwrap();
             assert!(micros < Ages::bound_us(bucket), "{micros}");
             assert!(bucket == 0 || micros >= Ages::bound_us(bucket - 1), "{micros}");

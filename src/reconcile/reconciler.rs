@@ -40,6 +40,7 @@ pub struct Reconciler {
     flushed: Nanos,
     surplus_due: Nanos,
     ages: Ages,
+    age_bound: Duration,
 }
 
 /// What a message came to.
@@ -69,6 +70,7 @@ impl Reconciler {
             flushed: Nanos(0),
             surplus_due: Nanos(0),
             ages: Ages::default(),
+            age_bound: FLUSH_INTERVAL,
         }
     }
 
@@ -156,6 +158,13 @@ impl Reconciler {
         self.replica.has_credit(endpoint)
     }
 
+    /// Whether a request that chooses this half-open endpoint now would be the one of this shard
+    /// that asks for a permit: worth a short wait, where there are others to choose.
+    #[inline]
+    pub fn may_ask(&self, endpoint: EndpointSlot) -> bool {
+        self.replica.may_ask(endpoint)
+    }
+
     /// This shard's requests in flight at an endpoint.
     #[inline]
     pub fn in_flight(&self, endpoint: EndpointSlot) -> u64 {
@@ -214,6 +223,27 @@ impl Reconciler {
         let cancelled = self.replica.cancel(waiter, &mut self.out);
         self.dispatch(now);
         cancelled
+    }
+
+    /// Stops waiting for a permit, as [`Reconciler::cancel`]; but the ask stands, and its permit is
+    /// for the next request that comes.
+    pub fn step_aside(&mut self, waiter: Waiter, now: Nanos) -> bool {
+        let cancelled = self.replica.step_aside(waiter, &mut self.out);
+        self.dispatch(now);
+        cancelled
+    }
+
+    /// A probe has shown what it was sent for: its answer has begun, say. The request may go on for
+    /// as long as it likes; what its end says does not count any more.
+    pub fn settle_probe(
+        &mut self,
+        ticket: &mut Ticket,
+        outcome: Outcome,
+        latency: Duration,
+        now: Nanos,
+    ) {
+        self.replica.settle_probe(ticket, outcome, latency, now, &mut self.out);
+        self.dispatch(now);
     }
 
     /// A request has ended.
@@ -371,10 +401,16 @@ impl Reconciler {
         }
     }
 
-    /// When [`Reconciler::turn`] has something to do, so that a sleeping shard sets its timer;
-    /// [`Nanos::NEVER`] in a process of one shard, where whatever asks brings the time along.
+    /// When [`Reconciler::turn`] has something to do, so that a sleeping shard sets its timer.
     pub fn next_due(&self) -> Nanos {
-        if self.shards == 1 { Nanos::NEVER } else { self.out.due }
+        self.out.due
+    }
+
+    /// Whether somebody has to be told something: another shard, a session, or the shard's timer,
+    /// which is set for `armed`.
+    #[inline]
+    pub fn has_news(&self, armed: Nanos) -> bool {
+        self.out.due < armed || !self.speaking.is_empty() || !self.out.events.is_empty()
     }
 
     /// Does what is due: timers, reports, resends.
@@ -425,6 +461,11 @@ impl Reconciler {
     /// until `None`.
     pub fn next_event(&mut self) -> Option<Event> {
         self.out.events.pop_front()
+    }
+
+    /// Decisions that are older than this when they are applied here count as late.
+    pub fn set_age_bound(&mut self, bound: Duration) {
+        self.age_bound = bound;
     }
 
     /// How old decisions were when they were applied here.
@@ -553,7 +594,7 @@ impl Reconciler {
             Body::Ack | Body::NotYet | Body::Gone => true,
         };
         if let Some(decided) = news {
-            self.ages.record(now.since(decided));
+            self.ages.record(now.since(decided), self.age_bound);
         }
         if is_known { Answer::Ack } else { self.unknown(body) }
     }

@@ -307,6 +307,13 @@ impl Replica {
             && cluster.purses[Kind::Requests as usize].purse.free() > 0
     }
 
+    /// Whether a request that chooses this half-open endpoint now would be the one that asks.
+    #[inline]
+    pub fn may_ask(&self, slot: EndpointSlot) -> bool {
+        let endpoint = self.endpoints[slot.0 as usize].as_ref();
+        endpoint.is_some_and(|endpoint| !endpoint.is_retired && endpoint.view.may_ask())
+    }
+
     #[inline]
     pub fn admit(&mut self, slot: EndpointSlot, now: Nanos) -> Result<Ticket, Refusal> {
         let (endpoint, cluster) = pair!(self, slot);
@@ -355,6 +362,25 @@ impl Replica {
             self.dirty.push(slot);
         }
         self.put(Kind::Requests, slot, now, out);
+    }
+
+    /// A probe has shown what it was sent for, but the request goes on: its end counts no more.
+    pub fn settle_probe(
+        &mut self,
+        ticket: &mut Ticket,
+        outcome: Outcome,
+        latency: Duration,
+        now: Nanos,
+        out: &mut Out,
+    ) {
+        let (endpoint, cluster) = pair!(self, ticket.endpoint);
+        let pass = ticket.pass;
+        if pass.probe.is_some()
+            && endpoint.view.record(&cluster.settings, pass, outcome, latency, now)
+        {
+            ticket.pass.probe = None;
+            self.tell(ticket.endpoint, pass, out);
+        }
     }
 
     pub fn give_back(&mut self, ticket: Ticket, now: Nanos, out: &mut Out) {
@@ -493,6 +519,16 @@ impl Replica {
     /// Stops waiting: the client left, the time is over. `false`: it does not wait any more; its
     /// event is on the way, and a ticket in it has to be given back.
     pub fn cancel(&mut self, waiter: Waiter, out: &mut Out) -> bool {
+        self.stop_waiting(waiter, true, out)
+    }
+
+    /// Stops waiting for a permit, as [`Replica::cancel`], but the ask stands: the permit is for
+    /// whoever comes next.
+    pub fn step_aside(&mut self, waiter: Waiter, out: &mut Out) -> bool {
+        self.stop_waiting(waiter, false, out)
+    }
+
+    fn stop_waiting(&mut self, waiter: Waiter, withdraws: bool, out: &mut Out) -> bool {
         let Some(waiting) = self.waiters.get(waiter) else { return false };
         match waiting.line {
             Line::Cluster(kind, slot) => {
@@ -506,7 +542,8 @@ impl Replica {
             Line::Permit(slot) => {
                 let (endpoint, cluster) = pair!(self, slot);
                 self.waiters.remove(&mut endpoint.permit_queue, waiter);
-                if endpoint.permit_queue.is_empty()
+                if withdraws
+                    && endpoint.permit_queue.is_empty()
                     && let Some(number) = endpoint.view.withdraw()
                 {
                     let epoch = endpoint.view.epoch();

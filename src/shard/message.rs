@@ -17,12 +17,15 @@
 //!    | -- Drain(Cut) -------------------------> |  only if that took too long
 //! ```
 
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use crate::plan::Plan;
+use crate::reconcile::{Message, ShardId};
 
-/// Control thread to shard.
-#[derive(Debug, Clone)]
+/// To a shard, from the control thread or from another shard.
+#[derive(Debug)]
 pub enum ToShard {
     /// Get to know this plan, so that nobody asks about somebody unknown, and answer with
     /// [`FromShard::PlanPrepared`]. Ignore one that is not newer than what you have.
@@ -37,6 +40,28 @@ pub enum ToShard {
     Drain(Drain),
     /// End now: no answers, no goodbyes.
     StopNow,
+    /// Of another shard: its part in the agreement.
+    Peer {
+        /// Which shard says it.
+        from: ShardId,
+        /// What it says.
+        message: Message,
+    },
+    /// Of another shard, which has more than its share: a client's connection to serve.
+    Accepted(Accepted),
+}
+
+/// A connection that was accepted, and of which nothing was read.
+#[derive(Debug)]
+pub struct Accepted {
+    /// Which shard took it from its queue.
+    pub by: usize,
+    /// The listener that it came in by: its place in the plan.
+    pub listener: usize,
+    /// Its socket, non-blocking, not watched by anybody.
+    pub socket: OwnedFd,
+    /// The client's address.
+    pub peer: SocketAddr,
 }
 
 /// The steps of an orderly end. The control thread keeps the time; a shard has no deadline of its

@@ -4,6 +4,8 @@
 //! messages, starts listeners, and ends the shard. The sessions are tasks beside it on the same
 //! thread, so nothing here is locked.
 
+pub mod agreement;
+
 pub mod buffers;
 
 pub mod date;
@@ -15,6 +17,8 @@ pub mod parking;
 pub mod pipes;
 
 pub mod plan;
+
+pub mod transit;
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{BorrowedFd, RawFd};
@@ -28,24 +32,22 @@ use slab::Slab;
 use crate::accept::{self, ListenerState};
 use crate::access_log::{Record, ShardLog};
 use crate::http::forwarded::RequestIds;
-use crate::mailbox::{Inbox, Sender};
+use crate::mailbox::Sender;
 use crate::metrics::ShardCounters;
-use crate::net::{self, Socket};
+use crate::net::{self, Socket, Timer};
 use crate::plan::{AccessLog, Listener, Plan};
 use crate::reason::Reason;
 use crate::rng::Rng;
 use crate::session;
 use crate::time::Nanos;
 
+use agreement::Agreement;
 use buffers::Buffers;
 use date::Date;
-use message::{Drain, FromShard, ToShard};
+use message::{Accepted, Drain, FromShard, ToShard};
 use parking::Parking;
 use pipes::Pipes;
 use plan::ShardPlan;
-
-/// Messages applied before the sessions get a turn.
-const MESSAGES_PER_TURN_MAX: usize = 64;
 
 /// How often kept connections are looked over, while there are any.
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
@@ -68,6 +70,8 @@ pub struct Shard {
     pub rng: RefCell<Rng>,
     /// Idle client connections that gave up their task.
     pub parking: Parking,
+    /// Its part in the agreement between the shards.
+    pub agreement: Rc<Agreement>,
     /// Its request ids.
     pub request_ids: RefCell<RequestIds>,
     /// How many shards there are.
@@ -83,8 +87,6 @@ pub struct Shard {
     listeners: RefCell<Vec<Rc<ListenerState>>>,
     listeners_open: Cell<usize>,
     to_control: Sender<FromShard>,
-    /// Wakes the main task when something changes that it waits for.
-    main: Cell<Option<Waker>>,
     /// Wakes the housekeeping, while there is nothing for it to do.
     house: Cell<Option<Waker>>,
 }
@@ -93,24 +95,24 @@ impl Shard {
     /// A shard that has no plan yet.
     pub fn new(
         id: usize,
-        count: usize,
         clients_max: u32,
         buffer_bytes: usize,
-        counters: Arc<ShardCounters>,
         access_log: ShardLog,
+        agreement: Agreement,
         to_control: Sender<FromShard>,
     ) -> std::io::Result<Rc<Shard>> {
         Ok(Rc::new(Shard {
             id,
-            count,
+            count: agreement.shards(),
             clients_max,
-            counters: counters.clone(),
+            counters: agreement.counters().clone(),
             buffers: Buffers::new(buffer_bytes),
             scratch: Cell::default(),
             pipes: Pipes::default(),
             date: Date::default(),
             rng: RefCell::new(Rng::new(seed())),
             parking: Parking::new()?,
+            agreement: Rc::new(agreement),
             request_ids: RefCell::new(RequestIds::new(seed())),
             access_log: RefCell::new(access_log),
             plan: RefCell::new(Rc::new(ShardPlan::empty())),
@@ -120,7 +122,6 @@ impl Shard {
             listeners: RefCell::new(Vec::new()),
             listeners_open: Cell::new(0),
             to_control,
-            main: Cell::new(None),
             house: Cell::new(None),
         }))
     }
@@ -180,25 +181,24 @@ impl Shard {
     }
 
     /// Runs until the control thread has ended it.
-    pub async fn run(self: Rc<Shard>, mut inbox: Inbox<ToShard>, listeners: Vec<Listening>) {
-        let bell = match inbox.fd().try_clone_to_owned().and_then(Socket::adopt) {
+    pub async fn run(self: Rc<Shard>, listeners: Vec<Listening>) {
+        let bell = match self.agreement.bell().and_then(Socket::adopt) {
             Ok(bell) => bell,
             Err(error) => panic!("shard {}: cannot wait for messages: {error}", self.id),
         };
         let mut listeners = Some(listeners);
         net::spawn(self.clone().keep_house());
         net::spawn(parking::run(self.clone()));
+        let mut timer = Timer::new(Nanos::now());
         loop {
-            let mut applied = 0;
-            while let Some(message) = inbox.pop() {
-                if !self.apply(message, &mut listeners) {
+            self.agreement.look(Nanos::now());
+            while let Some(order) = self.agreement.next_order() {
+                if !self.apply(order, &mut listeners) {
                     return;
                 }
-                applied += 1;
-                if applied == MESSAGES_PER_TURN_MAX {
-                    applied = 0;
-                    net::yield_now().await;
-                }
+            }
+            for cluster in self.agreement.closings() {
+                self.plan().close_owed(cluster);
             }
             if self.drain.get() == Some(Drain::Cut) {
                 // The sessions were woken: they end themselves, and say so in the log.
@@ -210,29 +210,30 @@ impl Shard {
                 self.tell(FromShard::Drained { shard: self.id });
                 return;
             }
-            if !inbox.prepare_sleep() {
-                continue;
+            self.agreement.send(Nanos::now());
+            if let Some(due) = self.agreement.prepare_sleep() {
+                timer.set(due, Nanos::now());
+                self.sleep(&bell, &mut timer).await;
+                self.agreement.wake_up();
             }
-            self.sleep(&bell).await;
-            inbox.wake_up();
         }
     }
 
-    /// Waits for a message, or for a session to say that something has changed.
-    async fn sleep(&self, bell: &Socket) {
+    /// Waits for a message, for the time to look, or for a session to say that something has
+    /// changed.
+    async fn sleep(&self, bell: &Socket, timer: &mut Timer) {
         let mut rung = std::pin::pin!(bell.readable());
         let mut first = true;
         std::future::poll_fn(|context| {
-            self.main.set(Some(context.waker().clone()));
             let woken = !std::mem::replace(&mut first, false);
-            match rung.as_mut().poll(context) {
-                Poll::Pending if woken => Poll::Ready(()),
-                other => other,
+            if rung.as_mut().poll(context).is_ready() || woken {
+                return Poll::Ready(());
             }
+            self.agreement.main_sleeps(context.waker().clone());
+            timer.poll_due(false, context)
         })
         .await;
         bell.emptied();
-        self.main.set(None);
     }
 
     /// False when the shard has to end now.
@@ -241,6 +242,7 @@ impl Shard {
             ToShard::Prepare(plan) => {
                 let generation = plan.generation;
                 if generation > self.plan().generation() {
+                    self.agreement.prepare(&plan.agreement);
                     *self.prepared.borrow_mut() = Some(plan);
                 }
                 self.tell(FromShard::PlanPrepared { shard: self.id, generation });
@@ -249,8 +251,14 @@ impl Shard {
                 let old = self.plan();
                 let prepared = self.prepared.borrow_mut().take_if(|it| it.generation == generation);
                 let Some(plan) = prepared else { return true };
-                let new =
-                    ShardPlan::replacing(&old, plan, &self.counters, &mut self.rng.borrow_mut());
+                self.agreement.activate(&plan, Nanos::now());
+                let new = ShardPlan::replacing(
+                    &old,
+                    plan,
+                    &self.agreement,
+                    &self.counters,
+                    &mut self.rng.borrow_mut(),
+                );
                 *self.plan.borrow_mut() = Rc::new(new);
                 if let Some(listeners) = listeners.take() {
                     for (index, listening) in listeners.into_iter().enumerate() {
@@ -276,6 +284,8 @@ impl Shard {
             }
             ToShard::Drain(_) => {}
             ToShard::StopNow => return false,
+            ToShard::Accepted(accepted) => self.take_over(accepted),
+            ToShard::Peer { .. } => unreachable!("the agreement keeps these to itself"),
         }
         true
     }
@@ -291,6 +301,16 @@ impl Shard {
         for _ in 0..self.counters.requests_in_flight.get() {
             self.counters.refuse(Reason::DrainTimeout);
         }
+    }
+
+    /// Serves a connection that another shard has accepted.
+    fn take_over(self: &Rc<Shard>, accepted: Accepted) {
+        let listeners = self.listeners.borrow();
+        let listener = listeners.iter().find(|state| state.index == accepted.listener);
+        if let Some(listener) = listener {
+            accept::admit(self, listener, accepted.socket, accepted.peer);
+        }
+        self.agreement.took_over(accepted.by);
     }
 
     fn start_listener(self: &Rc<Shard>, index: usize, listening: Listening) {
@@ -311,10 +331,8 @@ impl Shard {
     }
 
     fn look_again_if_draining(&self) {
-        if self.is_draining()
-            && let Some(main) = self.main.take()
-        {
-            main.wake();
+        if self.is_draining() {
+            self.agreement.wake_main();
         }
     }
 

@@ -7,19 +7,25 @@ use std::sync::Arc;
 use crate::balance::Balancer;
 use crate::metrics::ShardCounters;
 use crate::plan::{Cluster, Plan};
+use crate::reconcile::{ClusterId, ClusterSlot, EndpointSlot};
 use crate::rng::Rng;
 use crate::time::Nanos;
 use crate::upstream::Endpoint;
+
+use super::agreement::Agreement;
 
 /// One plan, and this shard's state for it.
 pub struct ShardPlan {
     /// What all shards share; `None` before the first plan arrived.
     plan: Option<Arc<Plan>>,
     clusters: Vec<ShardCluster>,
+    /// Of the plan's breakers of routes.
+    route_breakers: Vec<EndpointSlot>,
 }
 
 /// One cluster, as one shard sees it.
 pub struct ShardCluster {
+    slot: ClusterSlot,
     endpoints: Vec<Rc<Endpoint>>,
     balancer: RefCell<Balancer>,
 }
@@ -27,13 +33,14 @@ pub struct ShardCluster {
 impl ShardPlan {
     /// Before the first plan.
     pub fn empty() -> ShardPlan {
-        ShardPlan { plan: None, clusters: Vec::new() }
+        ShardPlan { plan: None, clusters: Vec::new(), route_breakers: Vec::new() }
     }
 
     /// State for a new plan. Endpoints that stay keep their connections; those that go are retired.
     pub fn replacing(
         old: &ShardPlan,
         plan: Arc<Plan>,
+        agreement: &Rc<Agreement>,
         counters: &Arc<ShardCounters>,
         rng: &mut Rng,
     ) -> ShardPlan {
@@ -45,12 +52,15 @@ impl ShardPlan {
                     .flat_map(|cluster| &cluster.endpoints)
                     .find(|known| known.id == endpoint.id && known.name == endpoint.name)
                     .cloned()
-                    .unwrap_or_else(|| Rc::new(Endpoint::new(endpoint, counters.clone())))
+                    .unwrap_or_else(|| {
+                        Rc::new(Endpoint::new(endpoint, agreement.clone(), counters.clone()))
+                    })
             });
             let endpoints = endpoints.collect();
             let Cluster { table, balance, endpoints: all, .. } = cluster;
             let balancer = Balancer::with_table(table, balance, all, rng.bits());
-            ShardCluster { endpoints, balancer: RefCell::new(balancer) }
+            let slot = agreement.cluster_slot(cluster.id);
+            ShardCluster { slot, endpoints, balancer: RefCell::new(balancer) }
         });
         let clusters: Vec<ShardCluster> = clusters.collect();
         for known in old.clusters.iter().flat_map(|cluster| &cluster.endpoints) {
@@ -60,7 +70,8 @@ impl ShardPlan {
                 known.retire();
             }
         }
-        ShardPlan { plan: Some(plan), clusters }
+        let route_breakers = plan.route_breakers.iter().map(|id| agreement.slot(*id)).collect();
+        ShardPlan { plan: Some(plan), clusters, route_breakers }
     }
 
     /// Which reload this is; 0 before the first plan.
@@ -81,21 +92,42 @@ impl ShardPlan {
         &self.shared().clusters[cluster]
     }
 
-    /// An endpoint of a cluster for one request, not `except`; `None` where there is none.
+    /// An endpoint of a cluster for one request, among those that are usable; `None` where there
+    /// is none.
+    #[inline]
     pub fn pick(
         &self,
         cluster: usize,
         hash: Option<u64>,
-        except: Option<&Rc<Endpoint>>,
-    ) -> Option<Rc<Endpoint>> {
-        let cluster = &self.clusters[cluster];
-        let usable = |index: usize| match except {
-            Some(except) => !Rc::ptr_eq(&cluster.endpoints[index], except),
-            None => true,
-        };
-        let in_flight = |index: usize| cluster.endpoints[index].in_flight();
-        let picked = cluster.balancer.borrow_mut().pick(in_flight, hash, usable)?;
-        Some(cluster.endpoints[picked].clone())
+        in_flight: impl Fn(EndpointSlot) -> u64,
+        usable: impl Fn(EndpointSlot) -> bool,
+    ) -> Option<&Rc<Endpoint>> {
+        let ShardCluster { endpoints, balancer, .. } = &self.clusters[cluster];
+        let in_flight = |index: usize| in_flight(endpoints[index].slot) as u32;
+        let usable = |index: usize| usable(endpoints[index].slot);
+        let picked = balancer.borrow_mut().pick(in_flight, hash, usable)?;
+        Some(&endpoints[picked])
+    }
+
+    /// Whether an endpoint of a cluster passes a test.
+    pub fn has(&self, cluster: usize, test: impl Fn(EndpointSlot) -> bool) -> bool {
+        self.clusters[cluster].endpoints.iter().any(|endpoint| test(endpoint.slot))
+    }
+
+    /// The place of a cluster, by its number.
+    pub fn position(&self, id: ClusterId) -> Option<usize> {
+        self.shared().clusters.iter().position(|cluster| cluster.id == id)
+    }
+
+    /// Where the breaker of a route is kept.
+    pub fn route_breaker(&self, index: usize) -> EndpointSlot {
+        self.route_breakers[index]
+    }
+
+    /// Closes idle connections of a cluster, as many as others wait for.
+    pub fn close_owed(&self, slot: ClusterSlot) {
+        let clusters = self.clusters.iter().filter(|cluster| cluster.slot == slot);
+        clusters.flat_map(|cluster| &cluster.endpoints).for_each(|endpoint| endpoint.close_owed());
     }
 
     /// Closes connections that have been idle for too long.

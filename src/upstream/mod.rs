@@ -12,25 +12,33 @@ use std::sync::Arc;
 use crate::metrics::ShardCounters;
 use crate::net::Socket;
 use crate::plan::{self, Pool};
-use crate::reconcile::EndpointId;
+use crate::reconcile::{EndpointId, EndpointSlot};
+use crate::shard::agreement::Agreement;
 use crate::time::Nanos;
 
 /// One endpoint, as one shard knows it. Lives as long as the plans that name it.
 pub struct Endpoint {
     /// Its number in the agreement.
     pub id: EndpointId,
+    /// Where this shard's part in the agreement keeps it.
+    pub slot: EndpointSlot,
     /// Where it listens.
     pub address: SocketAddr,
     /// What the configuration calls it.
     pub name: String,
-    /// Exchanges of this shard that it has not finished.
-    in_flight: Cell<u32>,
     /// It last answered in HTTP/1.0: it must not be sent a transfer coding (RFC 9112, 6.1).
     speaks_http10: Cell<bool>,
     /// No plan names it any more: nothing is kept for it.
     retired: Cell<bool>,
     idle: RefCell<Vec<Idle>>,
+    agreement: Rc<Agreement>,
     counters: Arc<ShardCounters>,
+}
+
+/// A place for one connection, among those that the limits allow, until it is dropped.
+pub struct Lease {
+    agreement: Rc<Agreement>,
+    slot: EndpointSlot,
 }
 
 /// An open connection, counted as such until it is closed.
@@ -38,6 +46,8 @@ struct Link {
     socket: Socket,
     born: Nanos,
     requests: u64,
+    /// Held for as long as the connection is open.
+    _lease: Lease,
     counters: Arc<ShardCounters>,
 }
 
@@ -55,33 +65,24 @@ pub struct Connection {
     link: Link,
 }
 
-/// Counts one exchange at its endpoint for as long as it lives.
-pub struct InFlight(Rc<Endpoint>);
-
 impl Endpoint {
     /// An endpoint without connections.
-    pub fn new(planned: &plan::Endpoint, counters: Arc<ShardCounters>) -> Endpoint {
+    pub fn new(
+        planned: &plan::Endpoint,
+        agreement: Rc<Agreement>,
+        counters: Arc<ShardCounters>,
+    ) -> Endpoint {
         Endpoint {
             id: planned.id,
+            slot: agreement.slot(planned.id),
             address: planned.address,
             name: planned.name.clone(),
-            in_flight: Cell::new(0),
             speaks_http10: Cell::new(false),
             retired: Cell::new(false),
             idle: RefCell::new(Vec::new()),
+            agreement,
             counters,
         }
-    }
-
-    /// Exchanges of this shard that it has not finished.
-    pub fn in_flight(&self) -> u32 {
-        self.in_flight.get()
-    }
-
-    /// Counts an exchange until the guard is dropped.
-    pub fn begin(self: &Rc<Endpoint>) -> InFlight {
-        self.in_flight.set(self.in_flight.get() + 1);
-        InFlight(self.clone())
     }
 
     /// Whether its last answer was in HTTP/1.0.
@@ -115,15 +116,26 @@ impl Endpoint {
         }
     }
 
+    /// Counts one more connection; `None` where the limits leave no place for it, see
+    /// [`Agreement::wait`].
+    pub fn lease(&self) -> Option<Lease> {
+        self.agreement.open_connection(self.slot).then(|| self.leased())
+    }
+
+    /// The place of a connection that counts already.
+    pub fn leased(&self) -> Lease {
+        Lease { agreement: self.agreement.clone(), slot: self.slot }
+    }
+
     /// Opens a connection. The caller bounds the time.
-    pub async fn connect(self: &Rc<Endpoint>) -> io::Result<Connection> {
+    pub async fn connect(self: &Rc<Endpoint>, lease: Lease) -> io::Result<Connection> {
         let socket = Socket::connect(self.address).await.inspect_err(|_| {
             self.counters.upstream_connect_failures.add(1);
         })?;
         self.counters.upstream_connects.add(1);
         self.counters.upstream_open.add(1);
         let counters = self.counters.clone();
-        let link = Link { socket, born: Nanos::now(), requests: 0, counters };
+        let link = Link { socket, born: Nanos::now(), requests: 0, _lease: lease, counters };
         Ok(Connection { reused: false, endpoint: self.clone(), link })
     }
 
@@ -135,6 +147,20 @@ impl Endpoint {
         let stale = stale.count();
         self.counters.upstream_idle.sub(stale as i64);
         idle.drain(..stale);
+    }
+
+    /// Closes the oldest idle connections, as many as others wait for.
+    pub fn close_owed(&self) {
+        while self.agreement.owes_connection(self.slot) {
+            let mut idle = self.idle.borrow_mut();
+            if idle.is_empty() {
+                return;
+            }
+            let oldest = idle.remove(0);
+            drop(idle);
+            self.counters.upstream_idle.sub(1);
+            drop(oldest);
+        }
     }
 
     /// Nothing names it any more: closes what is kept, and keeps nothing that comes back.
@@ -160,11 +186,16 @@ impl Connection {
         let used_up = (pool.requests_max != 0 && link.requests >= pool.requests_max)
             || now.since(link.born) >= pool.age_max;
         let mut idle = endpoint.idle.borrow_mut();
-        if used_up || endpoint.retired.get() || idle.len() >= pool.idle_max as usize {
+        if used_up
+            || endpoint.retired.get()
+            || idle.len() >= pool.idle_max as usize
+            || endpoint.agreement.owes_connection(endpoint.slot)
+        {
             return;
         }
         endpoint.counters.upstream_idle.add(1);
         idle.push(Idle { link, since: now });
+        endpoint.agreement.connection_is_idle(endpoint.slot);
     }
 }
 
@@ -174,8 +205,8 @@ impl Drop for Link {
     }
 }
 
-impl Drop for InFlight {
+impl Drop for Lease {
     fn drop(&mut self) {
-        self.0.in_flight.set(self.0.in_flight.get() - 1);
+        self.agreement.close_connection(self.slot);
     }
 }
