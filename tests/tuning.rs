@@ -86,6 +86,9 @@ fn every_knob_is_explained() {
         "RouteTimeouts",
         "ClusterTimeouts",
         "Pool",
+        "Limits",
+        "EndpointLimits",
+        "Breaker",
         "Shutdown",
     ] {
         let keys = schema["$defs"][part]["properties"].as_object().expect(part).keys();

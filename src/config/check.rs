@@ -12,6 +12,8 @@ use super::values::Name;
 
 mod clusters;
 
+mod limits;
+
 mod listeners;
 
 mod routes;
@@ -104,6 +106,11 @@ impl Checker<'_> {
 
     fn given(&self, path: &str) -> bool {
         self.root.find(path).is_some_and(|node| !node.is_null())
+    }
+
+    /// Something at `path` could not be read, so its value here is only the default.
+    fn lost(&self, path: &str) -> bool {
+        self.root.blame(path).pruned
     }
 
     fn weight(&mut self, path: &str, weight: u32) {

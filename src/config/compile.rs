@@ -9,12 +9,14 @@ use ipnet::IpNet;
 
 use crate::access_log::Format;
 use crate::balance::{HashKey as BalanceKey, Policy, Table};
+use crate::breaker;
 use crate::http::forwarded::{Forwarding, Treatment as Handling, Trusted as TrustedPeers};
 use crate::http::head::HeadLimits;
 use crate::http::path::{Encoded as Coding, Fragment as Rest, PathPolicy};
 use crate::plan::{self, Plan};
 use crate::reconcile::{
-    ClusterSpec, EndpointKey, EndpointLimits, EndpointSpec, PlanSpec, Registry, Role,
+    ClusterLimits, ClusterSpec, EndpointId, EndpointKey, EndpointLimits, EndpointSpec, PlanSpec,
+    Registry, Role, UNLIMITED,
 };
 use crate::route::{
     self, Action, FieldMatch, Forward, HeaderRules, HostMatch, Matcher, PathMatch, RedirectPath,
@@ -22,10 +24,11 @@ use crate::route::{
 };
 
 use super::model::{
-    AccessLogFormat, Balance, Cluster, Config, Encoded, Fragment, HashKey, HeaderChanges,
-    HeaderLines, Listener, Match, Mode, Redirect, Respond, Route, RouteTimeouts, Scheme, Treatment,
+    AccessLogFormat, Balance, Breaker, Cluster, Config, Encoded, Fragment, HashKey, HeaderChanges,
+    HeaderLines, Limits, Listener, Match, Mode, Redirect, Respond, Route, RouteTimeouts, Scheme,
+    Treatment,
 };
-use super::values::{Cidr, EndpointAddress, HostPattern, Name, PathText};
+use super::values::{Cidr, EndpointAddress, HostPattern, Name, PathText, Ratio};
 
 /// The host names of all clusters, with their ports: what there is to resolve.
 pub fn host_names(config: &Config) -> BTreeSet<(String, u16)> {
@@ -49,26 +52,98 @@ pub fn compile(
 ) -> Plan {
     let clusters: Vec<_> =
         config.clusters.iter().map(|it| cluster(it, registry, resolve)).collect();
-    let specs = clusters.iter().map(spec).collect();
+    let specs = config.clusters.iter().zip(&clusters).map(|(it, compiled)| spec(it, compiled));
+    let mut breakers = RouteBreakers { specs: specs.collect(), ids: Vec::new() };
+    let routes = routes(config, &mut breakers, registry);
+    let RouteBreakers { specs, ids: route_breakers } = breakers;
+    // All numbers are taken: what has none by now is gone.
     let (clusters_end, endpoints_end) = registry.finish();
     Plan {
         generation,
         listeners: config.listeners.iter().map(|it| Arc::new(listener(config, it))).collect(),
-        router: Router::new(routes(config)),
+        router: Router::new(routes),
         clusters,
-        route_breakers: Vec::new(),
+        route_breakers,
         agreement: Arc::new(PlanSpec { generation, clusters: specs, clusters_end, endpoints_end }),
     }
 }
 
-/// What the shards agree on for a cluster.
-fn spec(cluster: &plan::Cluster) -> ClusterSpec {
-    let endpoints = cluster.endpoints.iter().map(|endpoint| EndpointSpec {
-        id: endpoint.id,
-        role: Role::Endpoint,
-        limits: EndpointLimits::default(),
-    });
-    ClusterSpec { endpoints: endpoints.collect(), ..ClusterSpec::new(cluster.id) }
+/// What the shards agree on for a cluster; the breakers of routes join it later.
+fn spec(cluster: &Cluster, compiled: &plan::Cluster) -> ClusterSpec {
+    let Limits { max_requests, max_connections, max_pending, per_endpoint, .. } = cluster.limits;
+    let own = |limit: Option<u32>| limit.map_or(UNLIMITED, u64::from);
+    let limits = EndpointLimits {
+        requests_max: own(per_endpoint.max_requests),
+        connections_max: own(per_endpoint.max_connections),
+        pending_max: own(per_endpoint.max_pending),
+    };
+    let endpoints = &compiled.endpoints;
+    let endpoints =
+        endpoints.iter().map(|it| EndpointSpec { id: it.id, role: Role::Endpoint, limits });
+    ClusterSpec {
+        limits: ClusterLimits {
+            requests_max: max_requests.into(),
+            connections_max: max_connections.into(),
+            pending_max: max_pending.into(),
+            ..ClusterLimits::default()
+        },
+        breaker: breaker_settings(&cluster.breaker),
+        ejected_percent_max: cluster.breaker.max_ejected.0,
+        endpoints: endpoints.collect(),
+        ..ClusterSpec::new(compiled.id)
+    }
+}
+
+fn breaker_settings(breaker: &Breaker) -> breaker::Settings {
+    /// A share that is never reached.
+    const NEVER: u32 = 101;
+    let share = |ratio: Ratio| if ratio.0 == 0 { NEVER } else { ratio.0 };
+    let run = breaker.consecutive_failures;
+    breaker::Settings {
+        failures_in_a_row: if run == 0 { u32::MAX } else { run },
+        failures_percent: share(breaker.failure_ratio),
+        slow_percent: share(breaker.slow_ratio),
+        latency_max: Some(breaker.max_latency.0).filter(|it| !it.is_zero()),
+        requests_min: breaker.min_requests,
+        window: breaker.window.0,
+        open_for: breaker.open_time.0,
+        open_for_max: breaker.max_open_time.0,
+        probes: breaker.probes,
+        permit_wait: breaker.permit_wait.0,
+        probe_timeout: breaker.probe_timeout.0,
+        ramp: breaker.ramp.0,
+        ..breaker::Settings::default()
+    }
+}
+
+/// The breakers of routes, while routes are compiled: each joins the spec of its cluster.
+struct RouteBreakers {
+    /// In the order of the clusters.
+    specs: Vec<ClusterSpec>,
+    /// As [`Plan::route_breakers`].
+    ids: Vec<EndpointId>,
+}
+
+impl RouteBreakers {
+    /// One for each cluster of the route `name`; the result is [`Forward::breakers`]. Names of
+    /// routes are unique, so nobody else has it.
+    fn add(
+        &mut self,
+        name: &Name,
+        clusters: &Split,
+        registry: &mut Registry,
+    ) -> Vec<(usize, usize)> {
+        let mut added = Vec::new();
+        for cluster in clusters.clusters() {
+            let spec = &mut self.specs[cluster];
+            let id = registry.endpoint(spec.id, EndpointKey::Route(name.to_string()));
+            let limits = EndpointLimits::default();
+            spec.endpoints.push(EndpointSpec { id, role: Role::Route, limits });
+            added.push((cluster, self.ids.len()));
+            self.ids.push(id);
+        }
+        added
+    }
 }
 
 impl Config {
@@ -232,8 +307,8 @@ fn cluster(
         endpoints,
         balance,
         connect_timeout: cluster.timeouts.connect.0,
-        pending_timeout: std::time::Duration::from_secs(5),
-        failure_statuses: true,
+        pending_timeout: cluster.limits.pending_timeout.0,
+        failure_statuses: cluster.breaker.fail_on_5xx,
         pool: plan::Pool {
             idle_max: cluster.pool.idle_max,
             idle_timeout: cluster.pool.idle_timeout.0,
@@ -263,7 +338,11 @@ fn policy(balance: &Balance) -> Policy {
 }
 
 /// One entry for each host of each route, in the order of the file.
-fn routes(config: &Config) -> Vec<(Matcher, route::Route)> {
+fn routes(
+    config: &Config,
+    breakers: &mut RouteBreakers,
+    registry: &mut Registry,
+) -> Vec<(Matcher, route::Route)> {
     let position = |names: Vec<&Name>| -> HashMap<String, usize> {
         names.into_iter().enumerate().map(|(index, name)| (name.to_string(), index)).collect()
     };
@@ -271,7 +350,10 @@ fn routes(config: &Config) -> Vec<(Matcher, route::Route)> {
     let listeners = position(config.listeners.iter().map(|it| &it.name).collect());
     let mut compiled = Vec::new();
     for route in &config.routes {
-        let target = self::route(route, &clusters);
+        let mut target = self::route(route, &clusters);
+        if let (true, Action::Forward(forward)) = (route.breaker, &mut target.action) {
+            forward.breakers = breakers.add(&route.name, &forward.clusters, registry);
+        }
         for matcher in matchers(route, &listeners) {
             compiled.push((matcher, target.clone()));
         }

@@ -14,8 +14,8 @@ use crate::balance::{RING_SIZE_MAX, RING_SIZE_MIN};
 use super::error::Problem;
 use super::values::{
     AdminAddress, Authority, Cidr, EndpointAddress, HeaderName, HeaderValue, HostPattern,
-    ListenAddress, LogFilter, MethodName, Name, PathText, Period, RedirectTarget, RuleName, Size,
-    SizeLimit, Token,
+    ListenAddress, LogFilter, MethodName, Name, PathText, Period, Ratio, RedirectTarget, RuleName,
+    Size, SizeLimit, Token,
 };
 
 /// A configuration that was checked. Every default is filled in.
@@ -612,6 +612,10 @@ pub struct Route {
     /// Largest request body. Default: the listener's. Above it 413.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_bytes_max: Option<SizeLimit>,
+    /// One more breaker for each cluster of this route, which sees only this route's requests:
+    /// when it is open, they get 503 `breaker-open`, and other routes go on. It follows the
+    /// cluster's `breaker`. A reload keeps its state if the route keeps its name. Default false.
+    pub breaker: bool,
 }
 
 /// Which requests: all that is given must match.
@@ -931,6 +935,12 @@ pub struct Cluster {
     /// Kept connections.
     #[serde(default)]
     pub pool: Pool,
+    /// How much may be under way at once.
+    #[serde(default)]
+    pub limits: Limits,
+    /// When an endpoint gets no more requests, and how it comes back.
+    #[serde(default)]
+    pub breaker: Breaker,
 }
 
 /// One server: `10.0.0.1:80`, `app.internal:80`, or a mapping with a weight.
@@ -1097,5 +1107,141 @@ impl Default for Pool {
             age_max: Period::seconds(3600),
             requests_max: 0,
         }
+    }
+}
+
+/// How much of a cluster may be under way at once, over all shards and endpoints. There is no word
+/// for "unlimited": where nothing shall be limited, a large number does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Requests in flight, from 1. Default 1024. What comes beyond waits for a place.
+    #[schemars(range(min = 1))]
+    pub max_requests: u32,
+    /// Connections to endpoints, idle ones included, from 1. Default 1024. What needs one more
+    /// waits for it; an idle one is closed for it.
+    #[schemars(range(min = 1))]
+    pub max_connections: u32,
+    /// Requests that wait for a place; split evenly between the shards, at least one for each.
+    /// Default 1024. More get 503 `limit-pending`. 0: nobody waits, and what would gets 503
+    /// `limit-requests` or `limit-connections` at once.
+    pub max_pending: u32,
+    /// How long they wait. Default 5s; then 503 `timeout-pending`.
+    pub pending_timeout: Period,
+    /// The same for each endpoint by itself (for each address of a host name). Default: only the
+    /// cluster's hold.
+    pub per_endpoint: EndpointLimits,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            max_requests: 1024,
+            max_connections: 1024,
+            max_pending: 1024,
+            pending_timeout: Period::seconds(5),
+            per_endpoint: EndpointLimits::default(),
+        }
+    }
+}
+
+/// How much of one endpoint may be under way at once, over all shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EndpointLimits {
+    /// Requests in flight, from 1. Default: no limit but the cluster's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_requests: Option<u32>,
+    /// Connections, idle ones included, from 1. Default: no limit but the cluster's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_connections: Option<u32>,
+    /// Requests that wait for a place at this endpoint, split as the cluster's. Default: no limit
+    /// but the cluster's. 0: nobody waits for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_pending: Option<u32>,
+}
+
+/// When an endpoint gets no more requests, and how it comes back.
+///
+/// Connects that fail, timeouts, resets and malformed answers are failures, and 5xx if
+/// `fail_on_5xx` says so; what we refuse ourselves and what clients break off is neither failure
+/// nor success. After `consecutive_failures`, or a share of failures or of slow answers, the
+/// breaker opens: the endpoint is not chosen, and where no other is left, requests get 503
+/// `breaker-open`. When `open_time` is over, `probes` requests try it; if all succeed, it gets its
+/// share back over `ramp`, else the breaker stays open for twice as long as before. It is off with
+/// `consecutive_failures: 0` and `failure_ratio: 0`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Breaker {
+    /// Failures in a row that open it. Default 5; 0 for any number.
+    pub consecutive_failures: u32,
+    /// Share of failures in the window that opens it, 0.01 to 1. Default 0.5; 0 for none.
+    pub failure_ratio: Ratio,
+    /// Requests in the window below which no share opens it, from 1. Default 20.
+    #[schemars(range(min = 1))]
+    pub min_requests: u32,
+    /// What shares are taken of: the last so long, at least 100ms. Default 10s.
+    pub window: Period,
+    /// Whether an answer with a status of 500 to 599 is a failure. Default true.
+    pub fail_on_5xx: bool,
+    /// An answer that takes longer is slow. Default 0s: none is.
+    pub max_latency: Period,
+    /// Share of slow answers in the window that opens it, 0.01 to 1. Default 0.5; 0 for none.
+    /// Without effect unless `max_latency` is set.
+    pub slow_ratio: Ratio,
+    /// How long it stays open the first time. Default 5s. Doubled, with jitter, each time that
+    /// probes fail.
+    pub open_time: Period,
+    /// How long it stays open at most. Default 5m.
+    pub max_open_time: Period,
+    /// Requests that try the endpoint then, from 1; all must succeed. Default 1.
+    #[schemars(range(min = 1))]
+    pub probes: u32,
+    /// How long a request waits for leave to be a probe before it goes to another endpoint; if
+    /// there is no other, it waits on. Default 1ms.
+    pub permit_wait: Period,
+    /// How long a probe may take; then it has failed. Longer than usual answers take, or the
+    /// endpoint never comes back. Default 5s.
+    pub probe_timeout: Period,
+    /// How long it takes until the endpoint gets its whole share again, up to 1d. Default 10s; 0
+    /// gives it back at once.
+    pub ramp: Period,
+    /// Share of the cluster's endpoints that breakers may take out at once, 0 to 1; one is always
+    /// allowed. Default 0.5.
+    pub max_ejected: Ratio,
+}
+
+impl Default for Breaker {
+    fn default() -> Breaker {
+        Breaker {
+            consecutive_failures: 5,
+            failure_ratio: Ratio::percent(50),
+            min_requests: 20,
+            window: Period::seconds(10),
+            fail_on_5xx: true,
+            max_latency: Period::seconds(0),
+            slow_ratio: Ratio::percent(50),
+            open_time: Period::seconds(5),
+            max_open_time: Period::seconds(300),
+            probes: 1,
+            permit_wait: Period(std::time::Duration::from_millis(1)),
+            probe_timeout: Period::seconds(5),
+            ramp: Period::seconds(10),
+            max_ejected: Ratio::percent(50),
+        }
+    }
+}
+
+impl Breaker {
+    /// Whether a share of slow answers opens it.
+    pub fn minds_latency(&self) -> bool {
+        !self.max_latency.0.is_zero() && self.slow_ratio.0 > 0
+    }
+
+    /// Whether nothing opens it.
+    pub fn is_off(&self) -> bool {
+        self.consecutive_failures == 0 && self.failure_ratio.0 == 0 && !self.minds_latency()
     }
 }

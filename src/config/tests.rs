@@ -1,11 +1,17 @@
 //! The whole way of a text, on an imagined machine with an imagined environment.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
+use crate::breaker;
 use crate::http::path::Encoded as Coding;
-use crate::reconcile::Registry;
+use crate::plan::Plan;
+use crate::reconcile::{
+    ClusterLimits, ClusterSpec, EndpointId, EndpointLimits, EndpointSpec, Registry, Role, UNLIMITED,
+};
+use crate::route::Action;
 
 use super::*;
 
@@ -129,6 +135,229 @@ clusters:
     let endpoints = &plan.clusters[0].endpoints;
     let found: Vec<_> = endpoints.iter().map(|it| (it.address, it.name.as_str())).collect();
     assert_eq!(found, [(address(1), "app.internal:80"), (address(2), "app.internal:80")]);
+}
+
+/// What is not said in the configuration is what the machines have by default.
+#[test]
+fn limits_and_breakers_are_there_by_default() {
+    let plan = compile(&good(MINIMAL), 1, &mut Registry::default(), &mut nowhere);
+    let cluster = &plan.clusters[0];
+    assert_eq!(cluster.pending_timeout, Duration::from_secs(5));
+    assert!(cluster.failure_statuses);
+    let id = cluster.endpoints[0].id;
+    let endpoint = EndpointSpec { id, role: Role::Endpoint, limits: EndpointLimits::default() };
+    let spec = ClusterSpec { endpoints: vec![endpoint], ..ClusterSpec::new(cluster.id) };
+    assert_eq!(plan.agreement.clusters, [spec]);
+    assert!(plan.route_breakers.is_empty());
+}
+
+#[test]
+fn every_limit_and_breaker_setting_arrives() {
+    let config = good(&format!(
+        "{MINIMAL}    limits:
+      max_requests: 11
+      max_connections: 12
+      max_pending: 13
+      pending_timeout: 14ms
+      per_endpoint: {{max_requests: 8, max_connections: 9, max_pending: 0}}
+    breaker:
+      consecutive_failures: 15
+      failure_ratio: 0.16
+      min_requests: 17
+      window: 18s
+      fail_on_5xx: false
+      max_latency: 1.9ms
+      slow_ratio: 0.2
+      open_time: 21s
+      max_open_time: 22s
+      probes: 3
+      permit_wait: 24ms
+      probe_timeout: 25s
+      ramp: 26s
+      max_ejected: 0.27
+"
+    ));
+    assert_eq!(config.warnings, []);
+    let plan = compile(&config, 1, &mut Registry::default(), &mut nowhere);
+    let cluster = &plan.clusters[0];
+    assert_eq!(cluster.pending_timeout, Duration::from_millis(14));
+    assert!(!cluster.failure_statuses);
+    let limits = EndpointLimits { requests_max: 8, connections_max: 9, pending_max: 0 };
+    let id = cluster.endpoints[0].id;
+    let millis = Duration::from_millis;
+    let expected = ClusterSpec {
+        limits: ClusterLimits {
+            requests_max: 11,
+            connections_max: 12,
+            pending_max: 13,
+            ..ClusterLimits::default()
+        },
+        breaker: breaker::Settings {
+            failures_in_a_row: 15,
+            failures_percent: 16,
+            slow_percent: 20,
+            latency_max: Some(Duration::from_micros(1_900)),
+            requests_min: 17,
+            window: millis(18_000),
+            open_for: millis(21_000),
+            open_for_max: millis(22_000),
+            probes: 3,
+            permit_wait: millis(24),
+            probe_timeout: millis(25_000),
+            ramp: millis(26_000),
+            ..breaker::Settings::default()
+        },
+        ejected_percent_max: 27,
+        endpoints: vec![EndpointSpec { id, role: Role::Endpoint, limits }],
+        ..ClusterSpec::new(cluster.id)
+    };
+    assert_eq!(plan.agreement.clusters, [expected]);
+}
+
+/// Off means that no number of failures is enough.
+#[test]
+fn what_is_off_is_never_reached() {
+    let off = "    breaker: {consecutive_failures: 0, failure_ratio: 0, max_ejected: 0}\n";
+    let config = good(&format!("{MINIMAL}{off}"));
+    assert!(config.clusters[0].breaker.is_off());
+    let plan = compile(&config, 1, &mut Registry::default(), &mut nowhere);
+    let spec = &plan.agreement.clusters[0];
+    let settings = spec.breaker;
+    assert_eq!((settings.failures_in_a_row, settings.failures_percent), (u32::MAX, 101));
+    assert_eq!((settings.latency_max, spec.ejected_percent_max), (None, 0));
+    let slow = "    breaker: {max_latency: 1s, failure_ratio: 0, consecutive_failures: 0}\n";
+    assert!(!good(&format!("{MINIMAL}{slow}")).clusters[0].breaker.is_off());
+}
+
+/// Defaults that do not matter beside what was chosen are printed, too; reading them is no reason
+/// to warn.
+#[test]
+fn printed_defaults_raise_no_doubts() {
+    for chosen in [
+        "limits: {max_pending: 0}",
+        "limits: {max_connections: 3}",
+        "breaker: {failure_ratio: 0}",
+        "breaker: {max_latency: 1s}",
+    ] {
+        let config = good(&format!("{MINIMAL}    {chosen}\n"));
+        assert_eq!(config.warnings, [], "{chosen}");
+        let again = good(&to_yaml(&config));
+        assert_eq!((again.warnings, again.clusters), (vec![], config.clusters), "{chosen}");
+    }
+}
+
+const SPLIT: &str = "\
+listeners: [{address: 127.0.0.1:1}]
+clusters:
+  - {name: a, endpoints: [127.0.0.1:11, 127.0.0.1:12], limits: {per_endpoint: {max_requests: 9}}}
+  - {name: b, endpoints: [127.0.0.1:21]}
+  - {name: c, endpoints: [127.0.0.1:31]}
+routes:
+  - {name: plain, match: {prefix: /plain}, cluster: a}
+  - {name: hosts, match: {hosts: [x.example, y.example]}, cluster: b, breaker: true}
+  - name: split
+    match: {prefix: /split}
+    clusters: [{name: a, weight: 2}, {name: b}, {name: c, weight: 0}]
+    breaker: true
+  - {name: away, match: {prefix: /away}, redirect: {path: /}}
+  - {name: rest, cluster: c}
+";
+
+/// The breakers of the routes with this name, one list for each of its entries: clusters by name,
+/// breakers by number.
+fn breakers_of(config: &Config, plan: &Plan, name: &str) -> Vec<Vec<(String, EndpointId)>> {
+    let entries = plan.router.routes().iter().filter(|route| route.name == name);
+    let found = entries.map(|route| {
+        let Action::Forward(forward) = &route.action else { panic!("{name} forwards") };
+        let named = |(cluster, breaker): &(usize, usize)| {
+            (config.clusters[*cluster].name.to_string(), plan.route_breakers[*breaker])
+        };
+        forward.breakers.iter().map(named).collect()
+    });
+    found.collect()
+}
+
+/// One for each cluster that the route can choose, whatever the number of its hosts; it stands in
+/// the cluster's spec behind the endpoints, without limits.
+#[test]
+fn routes_have_breakers_of_their_own() {
+    let config = good(SPLIT);
+    let plan = compile(&config, 1, &mut Registry::default(), &mut nowhere);
+    let [hosts, split_a, split_b] = plan.route_breakers[..] else { panic!("three breakers") };
+    let b = |id| vec![("b".to_owned(), id)];
+    assert_eq!(breakers_of(&config, &plan, "hosts"), [b(hosts), b(hosts)]);
+    let both = vec![("a".to_owned(), split_a), ("b".to_owned(), split_b)];
+    assert_eq!(breakers_of(&config, &plan, "split"), [both]);
+    assert_eq!(breakers_of(&config, &plan, "plain"), [vec![]]);
+
+    let roles = |cluster: usize| -> Vec<(EndpointId, Role, u64)> {
+        let endpoints = &plan.agreement.clusters[cluster].endpoints;
+        endpoints.iter().map(|it| (it.id, it.role, it.limits.requests_max)).collect()
+    };
+    let server = |cluster: usize, index: usize, requests_max| {
+        (plan.clusters[cluster].endpoints[index].id, Role::Endpoint, requests_max)
+    };
+    let route = |id| (id, Role::Route, UNLIMITED);
+    assert_eq!(roles(0), [server(0, 0, 9), server(0, 1, 9), route(split_a)]);
+    assert_eq!(roles(1), [server(1, 0, UNLIMITED), route(hosts), route(split_b)]);
+    assert_eq!(roles(2), [server(2, 0, UNLIMITED)]);
+}
+
+/// A reload keeps the numbers of what stays, so its breakers and credits; what left and came back
+/// is new. No number is given twice, and all lie below the ends.
+#[test]
+fn numbers_outlive_a_reload() {
+    let mut registry = Registry::default();
+    let mut generation = 0;
+    let mut plan = |text: &str| {
+        generation += 1;
+        let config = good(text);
+        let plan = compile(&config, generation, &mut registry, &mut nowhere);
+        assert_eq!(plan.agreement.generation, generation);
+        let mut ids: Vec<EndpointId> = plan
+            .agreement
+            .clusters
+            .iter()
+            .flat_map(|cluster| cluster.endpoints.iter().map(|it| it.id))
+            .collect();
+        let count = ids.len();
+        ids.sort_unstable();
+        ids.dedup();
+        assert_eq!(ids.len(), count);
+        assert!(ids.iter().all(|id| *id < plan.agreement.endpoints_end));
+        assert!(plan.clusters.iter().all(|it| it.id < plan.agreement.clusters_end));
+        plan
+    };
+    let first = plan(SPLIT);
+    // Other limits, another order, another route before them: the same endpoints and breakers.
+    let moved = SPLIT
+        .replace("max_requests: 9", "max_requests: 5")
+        .replace("127.0.0.1:11, 127.0.0.1:12", "127.0.0.1:12, 127.0.0.1:11")
+        .replace(
+            "routes:",
+            "routes:\n  - {name: new, match: {path: /n}, cluster: c, breaker: true}",
+        );
+    let second = plan(&moved);
+    assert_eq!(second.clusters[0].id, first.clusters[0].id);
+    let ids = |plan: &Plan| plan.clusters[0].endpoints.iter().map(|it| it.id).collect::<Vec<_>>();
+    assert_eq!(ids(&second), ids(&first).into_iter().rev().collect::<Vec<_>>());
+    assert_eq!(second.route_breakers[1..], first.route_breakers);
+    assert!(
+        second.agreement.clusters[0].endpoints[..2].iter().all(|it| it.limits.requests_max == 5)
+    );
+
+    let gone =
+        SPLIT.replace(", 127.0.0.1:12", "").replace(", cluster: b, breaker: true", ", cluster: b");
+    let third = plan(&gone);
+    assert_eq!(
+        (ids(&third), &third.route_breakers[..]),
+        (ids(&first)[..1].to_vec(), &first.route_breakers[1..])
+    );
+    let fourth = plan(SPLIT);
+    assert_eq!(ids(&fourth)[0], ids(&first)[0]);
+    assert!(ids(&fourth)[1] >= second.agreement.endpoints_end);
+    assert!(fourth.route_breakers[0] >= second.agreement.endpoints_end);
+    assert_eq!(fourth.route_breakers[1..], first.route_breakers[1..]);
 }
 
 #[test]
@@ -274,6 +503,9 @@ fn reloads_may_change_routes_but_not_threads_and_sockets() {
     let old = good(MINIMAL);
     let same = good(&format!("{MINIMAL}routes: [{{match: {{prefix: /a}}, cluster: app}}]"));
     assert!(reload_obstacles(&old, &same).is_empty());
+    let limited = "    limits: {max_requests: 7}\n    breaker: {probes: 2}\n";
+    let limited = format!("{MINIMAL}{limited}routes: [{{cluster: app, breaker: true}}]");
+    assert!(reload_obstacles(&old, &good(&limited)).is_empty());
     for (change, obstacle) in [
         (MINIMAL.replace("listeners:", "shards: {count: 2}\nlisteners:"), "'shards' changed"),
         (MINIMAL.replace("listeners:", "admin: {address: off}\nlisteners:"), "'admin' changed"),

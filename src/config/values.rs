@@ -272,6 +272,84 @@ impl fmt::Display for SizeLimit {
     }
 }
 
+/// A share: 0 to 1 in steps of 0.01. Holds percent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ratio(pub u32);
+
+impl Ratio {
+    /// So many hundredths.
+    pub const fn percent(percent: u32) -> Ratio {
+        Ratio(percent)
+    }
+}
+
+impl<'de> Deserialize<'de> for Ratio {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Ratio, D::Error> {
+        read(deserializer, "a ratio from 0 to 1, such as 0.5")
+    }
+}
+
+impl Serialize for Ratio {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(f64::from(self.0) / 100.0)
+    }
+}
+
+impl JsonSchema for Ratio {
+    fn schema_name() -> Cow<'static, str> {
+        "Ratio".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "number",
+            "description": "A share from 0 to 1, in steps of 0.01.",
+            "minimum": 0,
+            "maximum": 1,
+        })
+    }
+}
+
+impl FromStr for Ratio {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Ratio, String> {
+        let no =
+            |why: &str, help: String| Err(format!("'{}' is no ratio{why}\n{help}", clip(text)));
+        let usual = || "write a number from 0 to 1: 0.5 for 50 %".to_owned();
+        // What 0.5 may have been meant by: 50, or 50%.
+        let of_percent = |percent: f64| match (1..=100).find(|it| f64::from(*it) == percent) {
+            Some(percent) => format!("write {} for {percent} %", Ratio(percent)),
+            None => usual(),
+        };
+        if let Some(percent) = text.strip_suffix('%') {
+            let percent = percent.trim_end().parse().unwrap_or(f64::NAN);
+            return no(": it is written without %", of_percent(percent));
+        }
+        let Some(number) = text.parse().ok().filter(|number: &f64| number.is_finite()) else {
+            return no("", usual());
+        };
+        if number < 0.0 {
+            return no(": it is below 0", usual());
+        }
+        if number > 1.0 {
+            return no(": it is above 1", of_percent(number));
+        }
+        let percent = number * 100.0;
+        if (percent - percent.round()).abs() > 1e-6 {
+            let (down, up) = (Ratio(percent.floor() as u32), Ratio(percent.ceil() as u32));
+            return no(": it has steps of 0.01", format!("write {down} or {up}"));
+        }
+        Ok(Ratio(percent.round() as u32))
+    }
+}
+
+impl fmt::Display for Ratio {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", f64::from(self.0) / 100.0)
+    }
+}
+
 /// What something is called, in other places of the configuration, in logs and in metrics.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Name(pub String);
@@ -975,6 +1053,43 @@ mod tests {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
         assert!("64k".parse::<Size>().is_err_and(|error| error.ends_with("write 64KB")));
+    }
+
+    #[test]
+    fn ratios() {
+        for (text, percent) in [
+            ("0", 0),
+            ("0.0", 0),
+            (".01", 1),
+            ("0.29", 29),
+            ("0.50", 50),
+            ("5e-1", 50),
+            ("0.57", 57),
+            ("1", 100),
+            ("1.0", 100),
+        ] {
+            assert_eq!(text.parse(), Ok(Ratio(percent)), "{text}");
+        }
+        for (text, help) in [
+            ("50", "write 0.5 for 50 %"),
+            ("50%", "write 0.5 for 50 %"),
+            ("100 %", "write 1 for 100 %"),
+            ("1.01", "0.5 for 50 %"),
+            ("101", "0.5 for 50 %"),
+            ("x%", "0.5 for 50 %"),
+            ("-0.1", "0.5 for 50 %"),
+            ("nan", "0.5 for 50 %"),
+            ("inf", "0.5 for 50 %"),
+            ("0,5", "0.5 for 50 %"),
+            ("", "0.5 for 50 %"),
+            ("0.005", "write 0 or 0.01"),
+            ("0.999", "write 0.99 or 1"),
+        ] {
+            assert!(text.parse::<Ratio>().is_err_and(|error| error.ends_with(help)), "{text}");
+        }
+        for percent in 0..=100 {
+            assert_eq!(Ratio(percent).to_string().parse(), Ok(Ratio(percent)));
+        }
     }
 
     #[test]

@@ -76,6 +76,8 @@ impl Checker<'_> {
                     "raise age_max, or lower idle_timeout",
                 );
             }
+            self.limits(&path, cluster);
+            self.breaker(&path, &cluster.breaker);
         }
     }
 }

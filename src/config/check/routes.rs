@@ -119,6 +119,9 @@ impl Checker<'_> {
                 );
             }
         }
+        if route.breaker {
+            self.route_breaker(path, route);
+        }
         if self.given(&format!("{path}.clusters")) && route.clusters.is_empty() {
             self.error(
                 &format!("{path}.clusters"),
@@ -146,6 +149,7 @@ impl Checker<'_> {
             ("prefix_rewrite", route.prefix_rewrite.is_some()),
             ("host_rewrite", route.host_rewrite.is_some()),
             ("preserve_path", route.preserve_path),
+            ("breaker", route.breaker),
         ] {
             if given {
                 self.error(
