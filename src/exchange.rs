@@ -174,20 +174,22 @@ impl<'a> Exchange<'a> {
         if let Some(breaker) = breaker {
             let slot = order.plan.route_breaker(breaker);
             let entered = Box::pin(self.enter_route(order, cluster, slot)).await;
-            route = Some(entered.map_err(|reason| Failure::untold(reason, body_left))?);
+            route = Some(Box::new(entered.map_err(|reason| Failure::untold(reason, body_left))?));
         }
         let mut has_waited = false;
         let (endpoint, mut place) = match self.place_at_once(&order.plan, cluster, hash, now) {
             Ok(placed) => placed,
-            Err(_) => {
+            Err(chosen) => {
                 has_waited = true;
-                let placed = Box::pin(self.place(order, cluster, hash)).await;
+                let placed = Box::pin(self.place(order, cluster, hash, chosen)).await;
                 now = Nanos::now();
                 placed.map_err(|reason| Failure::untold(reason, body_left))?
             }
         };
         order.endpoint = Some(endpoint.clone());
-        place.set_route(route);
+        if let Some(route) = route {
+            place.set_route(route);
+        }
         order.probe_until = place.probe_until();
         let latency_max = order.plan.shared().agreement.clusters[cluster].breaker.latency_max;
         order.is_timed = order.log.is_some() || latency_max.is_some();
@@ -215,7 +217,7 @@ impl<'a> Exchange<'a> {
             true => endpoint.take_idle(&pool, now, replayable),
             false => None,
         };
-        let result = loop {
+        let failure = loop {
             order.attempts += 1;
             let connection = match kept.take() {
                 Some(connection) => connection,
@@ -225,10 +227,10 @@ impl<'a> Exchange<'a> {
                     match opened {
                         // It spoke before it was asked: whatever that is, it is no answer.
                         Ok(new) if !new.reused && !new.socket().is_quiet() => {
-                            break Err(Failure::untold(Reason::BadAnswer, body_left));
+                            break Failure::untold(Reason::BadAnswer, body_left);
                         }
                         Ok(connection) => connection,
-                        Err(reason) => break Err(Failure::untold(reason, body_left)),
+                        Err(reason) => break Failure::untold(reason, body_left),
                     }
                 }
             };
@@ -240,12 +242,14 @@ impl<'a> Exchange<'a> {
                 self.at_once(order, &connection, &mut place, now).await
             };
             match exchanged {
-                Ok(exchanged) => {
+                Ok(Exchanged { outcome, upstream_reusable }) => {
                     now = Nanos::now();
-                    if exchanged.upstream_reusable {
+                    if upstream_reusable {
                         connection.keep(&pool, now);
                     }
-                    break Ok(exchanged.outcome);
+                    let latency = outcome.upstream_time.unwrap_or_default();
+                    place.end(Ok(outcome.status), true, latency, now);
+                    return Ok(outcome);
                 }
                 // It may have timed out just as we used it: once more, on a new one, unless the
                 // origin may have acted on it already (RFC 9110, 9.2.2).
@@ -253,25 +257,18 @@ impl<'a> Exchange<'a> {
                     self.shard.counters.retries.add(1);
                 }
                 Err(Undone::NotAnswered(NoAnswer::Stale)) => {
-                    break Err(Failure::untold(Reason::UpstreamReset, body_left));
+                    break Failure::untold(Reason::UpstreamReset, body_left);
                 }
                 Err(Undone::NotAnswered(NoAnswer::Failed(reason))) => {
-                    break Err(Failure::untold(reason, body_left));
+                    break Failure::untold(reason, body_left);
                 }
-                Err(Undone::CutOff(failure)) => break Err(failure),
+                Err(Undone::CutOff(failure)) => break failure,
             }
         };
-        let (ended, upstream_time) = match &result {
-            Ok(outcome) => (Ok(outcome.status), outcome.upstream_time),
-            Err(failure) => {
-                now = Nanos::now();
-                (Err(failure.reason), failure.upstream_time)
-            }
-        };
-        let latency = upstream_time.unwrap_or_default();
-        let had_its_time = !has_waited && !result.as_ref().is_err_and(|failure| failure.body_left);
-        place.end(ended, had_its_time, latency, now);
-        result
+        let had_its_time = !has_waited && !failure.body_left;
+        let latency = failure.upstream_time.unwrap_or_default();
+        place.end(Err(failure.reason), had_its_time, latency, Nanos::now());
+        Err(failure)
     }
 
     /// Opens a connection, if the limits leave a place for it, within its time.

@@ -8,6 +8,7 @@
 //!                          '-----------'  Elsewhere: by the newest plan
 //! ```
 
+use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use crate::admit::Order;
 use crate::breaker::{Outcome, Pass};
 use crate::plan::Cluster;
 use crate::reason::{Fault, Reason};
-use crate::reconcile::{EndpointSlot, Refusal, Ticket};
+use crate::reconcile::{EndpointSlot, Refusal, Standing, Ticket};
 use crate::shard::agreement::{Agreement, For, News, Wait};
 use crate::shard::plan::ShardPlan;
 use crate::time::Nanos;
@@ -32,39 +33,36 @@ const CHOICES_MAX: u32 = 8;
 pub(super) struct Place<'a> {
     agreement: &'a Agreement,
     ticket: Option<Ticket>,
-    route: Option<RoutePass<'a>>,
+    /// Leave of the route's breaker, if it has one.
+    route: Option<Box<RoutePass<'a>>>,
     /// Something was sent, or tried: the endpoint may have seen the request.
     used: bool,
-    /// It is a probe, and ended then.
-    probe_until: Option<Nanos>,
     failure_statuses: bool,
 }
 
 impl<'a> Place<'a> {
+    #[inline]
     fn new(agreement: &'a Agreement, ticket: Ticket, cluster: &Cluster) -> Place<'a> {
-        let probe_until = match ticket.pass.probe {
-            Some(_) => agreement.probe_end(ticket.endpoint),
-            None => None,
-        };
-        Place {
-            agreement,
-            ticket: Some(ticket),
-            route: None,
-            used: false,
-            probe_until,
-            failure_statuses: cluster.failure_statuses,
-        }
+        let failure_statuses = cluster.failure_statuses;
+        Place { agreement, ticket: Some(ticket), route: None, used: false, failure_statuses }
     }
 
     /// Leaves the route's breaker together with the endpoint's.
-    pub fn set_route(&mut self, route: Option<RoutePass<'a>>) {
-        self.route = route;
+    pub fn set_route(&mut self, route: Box<RoutePass<'a>>) {
+        self.route = Some(route);
     }
 
     /// If it is a probe, of the endpoint or of the route: when it is ended.
+    #[inline]
     pub fn probe_until(&self) -> Option<Nanos> {
+        let is_probe = |ticket: &Ticket| ticket.pass.probe.is_some();
+        if self.route.is_none() && !self.ticket.as_ref().is_some_and(is_probe) {
+            return None;
+        }
+        let own = self.ticket.as_ref().filter(|ticket| is_probe(ticket));
+        let own = own.and_then(|ticket| self.agreement.probe_end(ticket.endpoint));
         let route = self.route.as_ref().and_then(|route| route.probe_until);
-        [self.probe_until, route].into_iter().flatten().min()
+        [own, route].into_iter().flatten().min()
     }
 
     /// From now on the request's end says something about its endpoint.
@@ -74,16 +72,17 @@ impl<'a> Place<'a> {
 
     /// The answer has begun: that is all that a probe has to find out. The rest of it may take
     /// longer than a probe may.
-    #[inline]
+    #[inline(always)]
     pub fn answered(&mut self, order: &Order, status: u16, latency: Option<Duration>) {
-        if order.probe_until.is_none() {
-            return;
+        if order.probe_until.is_some() {
+            self.probe_answered(status, latency);
         }
+    }
+
+    fn probe_answered(&mut self, status: u16, latency: Option<Duration>) {
         let outcome = outcome_of(Ok(status), self.failure_statuses, true);
         let (latency, now) = (latency.unwrap_or_default(), Nanos::now());
-        if self.probe_until.take().is_some()
-            && let Some(ticket) = &mut self.ticket
-        {
+        if let Some(ticket) = self.ticket.as_mut().filter(|ticket| ticket.pass.probe.is_some()) {
             self.agreement.settle_probe(ticket, outcome, latency, now);
         }
         if let Some(route) = self.route.take_if(|route| route.probe_until.is_some()) {
@@ -93,8 +92,9 @@ impl<'a> Place<'a> {
 
     /// The exchange has ended: in this answer's status, or without one. `had_its_time`: what went
     /// by, went by at the endpoint.
+    #[inline(always)]
     pub fn end(
-        mut self,
+        &mut self,
         ended: Result<u16, Reason>,
         had_its_time: bool,
         latency: Duration,
@@ -114,7 +114,18 @@ impl<'a> Place<'a> {
 }
 
 impl Drop for Place<'_> {
+    #[inline]
     fn drop(&mut self) {
+        if self.ticket.is_some() {
+            self.abandon();
+        }
+    }
+}
+
+impl Place<'_> {
+    /// It was never said how it ended: that is nobody's fault.
+    #[cold]
+    fn abandon(&mut self) {
         match self.ticket.take() {
             Some(ticket) if self.used => {
                 self.agreement.complete(ticket, Outcome::Neutral, Duration::ZERO, Nanos::now());
@@ -150,6 +161,13 @@ impl Drop for RoutePass<'_> {
     }
 }
 
+/// 32 bits that differ from request to request: they decide who belongs to the share that a
+/// recovering endpoint gets. (Fibonacci hashing of the nanosecond.)
+#[inline]
+fn dice(now: Nanos) -> u32 {
+    ((now.0).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
+}
+
 /// What the end of an exchange says about its endpoint. Whatever was not its doing says nothing:
 /// our own limits, and clients that leave, stall or break their requests.
 fn outcome_of(ended: Result<u16, Reason>, failure_statuses: bool, had_its_time: bool) -> Outcome {
@@ -175,32 +193,56 @@ impl<'a> Exchange<'a> {
     /// A place without waiting: nearly always there is one.
     ///
     /// # Errors
-    /// Where there is none now.
-    #[inline]
+    /// Where there is none. `Some`: this half-open endpoint was chosen, and a permit is to be asked
+    /// for.
+    #[inline(always)]
     pub(super) fn place_at_once(
         &self,
         plan: &ShardPlan,
         cluster: usize,
         hash: Option<u64>,
         now: Nanos,
-    ) -> Result<(Rc<Endpoint>, Place<'a>), Option<(Rc<Endpoint>, Refusal)>> {
+    ) -> Result<(Rc<Endpoint>, Place<'a>), Option<Rc<Endpoint>>> {
         let agreement = &*self.shard.agreement;
-        let dice = self.shard.rng.borrow_mut().bits() as u32;
-        let admitted = agreement.admit(now, dice, |own, usable| {
-            let endpoint = plan.pick(cluster, hash, |slot| own.in_flight(slot), usable)?;
-            Some((endpoint, endpoint.slot))
-        });
-        match admitted {
-            Ok((endpoint, ticket)) => {
-                let place = Place::new(agreement, ticket, plan.cluster(cluster));
-                Ok((endpoint.clone(), place))
+        let mut own = agreement.reconciler();
+        let asks = Cell::new(false);
+        let usable = |slot| match own.standing(slot, now, dice(now)) {
+            Standing::Open => true,
+            Standing::MayAsk => {
+                asks.set(true);
+                true
             }
-            Err(None) => Err(None),
-            Err(Some((endpoint, _, refusal))) => Err(Some((endpoint.clone(), refusal))),
+            Standing::Full | Standing::IfAlone | Standing::Closed => false,
+        };
+        let picked = plan.pick(cluster, hash, |slot| own.in_flight(slot), usable);
+        let endpoint = picked.ok_or(None)?;
+        if asks.get() && own.standing(endpoint.slot, now, 0) == Standing::MayAsk {
+            return Err(Some(endpoint.clone()));
         }
+        let ticket = own.enter(endpoint.slot);
+        Ok((endpoint.clone(), Place::new(agreement, ticket, plan.cluster(cluster))))
+    }
+
+    /// Where to wait, where there is no place at once: for a place if possible, else for a permit.
+    /// `None`: nobody may be asked.
+    fn choose_to_wait(
+        &self,
+        plan: &ShardPlan,
+        cluster: usize,
+        hash: Option<u64>,
+        now: Nanos,
+    ) -> Option<Rc<Endpoint>> {
+        let own = self.shard.agreement.reconciler();
+        let pick = |wanted: fn(Standing) -> bool| {
+            let usable = |slot| wanted(own.standing(slot, now, dice(now)));
+            plan.pick(cluster, hash, |slot| own.in_flight(slot), usable)
+        };
+        let picked = pick(|it| it == Standing::Full).or_else(|| pick(|it| it != Standing::Closed));
+        picked.cloned()
     }
 
     /// A place, even if it has to be waited for: by the newest plan, where the endpoint comes from.
+    /// `chosen`: where to look first.
     ///
     /// # Errors
     /// Why there is none.
@@ -209,6 +251,7 @@ impl<'a> Exchange<'a> {
         order: &Order,
         cluster: usize,
         hash: Option<u64>,
+        mut chosen: Option<Rc<Endpoint>>,
     ) -> Result<(Rc<Endpoint>, Place<'a>), Reason> {
         let shard = self.shard;
         let agreement = &*shard.agreement;
@@ -219,13 +262,24 @@ impl<'a> Exchange<'a> {
             agreement.look(now);
             let plan = shard.plan();
             let at = plan.position(id).ok_or(Reason::NoEndpoint)?;
-            let (endpoint, refusal) = match self.place_at_once(&plan, at, hash, now) {
-                Ok(placed) => return Ok(placed),
-                Err(None) if plan.cluster(at).endpoints.is_empty() => {
-                    return Err(Reason::NoEndpoint);
+            if chosen.is_none() {
+                chosen = match self.place_at_once(&plan, at, hash, now) {
+                    Ok(placed) => return Ok(placed),
+                    Err(chosen) => chosen,
+                };
+            }
+            let chosen = chosen.take().or_else(|| self.choose_to_wait(&plan, at, hash, now));
+            let Some(endpoint) = chosen else {
+                return Err(match plan.cluster(at).endpoints.is_empty() {
+                    true => Reason::NoEndpoint,
+                    false => Reason::BreakerOpen,
+                });
+            };
+            let refusal = match agreement.reconciler().admit(endpoint.slot, now) {
+                Ok(ticket) => {
+                    return Ok((endpoint, Place::new(agreement, ticket, plan.cluster(at))));
                 }
-                Err(None) => return Err(Reason::BreakerOpen),
-                Err(Some(refused)) => refused,
+                Err(refusal) => refusal,
             };
             let spec = &plan.shared().agreement.clusters[at];
             let what = match refusal {

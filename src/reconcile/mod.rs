@@ -13,13 +13,14 @@
 //! ```text
 //! turn begins    receive(from, message, now) for all that the mailbox has, then turn(now)
 //! a request      a breaker of its route, if any: enter_route
-//!                balancer: usable(i) = admits(i, now, dice) == Yes && has_credit(i); if nobody is,
-//!                          ... == Yes; if still nobody, != No
+//!                balancer: usable(i) = standing(i, now, dice) is Open or MayAsk; if nobody is,
+//!                          Full; if still nobody, anything but Closed
+//!                enter, if it was Open; else
 //!                admit -> Ok(ticket): send; complete(ticket, outcome, latency, now) at its end,
 //!                                     give_back(ticket) if nothing was sent
 //!                      -> Err(NoCredit): wait(endpoint, token), with a timeout: cancel(waiter)
-//!                      -> Err(NeedsPermit): wait_permit(endpoint, token), for permit_wait, or on
-//!                                           if there is nowhere else
+//!                      -> Err(NeedsPermit): wait_permit(endpoint, token), for permit_wait and
+//!                                           then step_aside, or on if there is nowhere else
 //!                      -> Err(Open): choose again; Err(Retired): choose by the newest plan
 //!                a ticket with pass.probe: the request is not retried there, not cancelled when
 //!                      its client leaves, and ended at view(endpoint).permit().end
@@ -106,7 +107,7 @@ pub use purse::Purse;
 pub use queue::Waiter;
 pub use reconciler::Reconciler;
 pub use registry::{EndpointKey, Registry};
-pub use replica::{ClusterSlot, EndpointSlot, Refusal, RetryRefusal, Ticket};
+pub use replica::{ClusterSlot, EndpointSlot, Refusal, RetryRefusal, Standing, Ticket};
 pub use rollout::{Rollout, Step};
 
 use crate::breaker::{Epoch, Phase};

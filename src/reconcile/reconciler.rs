@@ -14,7 +14,7 @@ use super::queue::Waiter;
 use super::replica::Replica;
 use super::{
     Ages, ClusterId, ClusterSlot, EndpointId, EndpointSlot, Event, FLUSH_INTERVAL, Kind, Out,
-    PlanSpec, Refusal, RetryRefusal, SURPLUS_AFTER, ShardId, Ticket, home_of,
+    PlanSpec, Refusal, RetryRefusal, SURPLUS_AFTER, ShardId, Standing, Ticket, home_of,
 };
 use crate::breaker::{Admits, Epoch, Outcome, Override, Pass, View};
 use crate::time::Nanos;
@@ -158,11 +158,10 @@ impl Reconciler {
         self.replica.has_credit(endpoint)
     }
 
-    /// Whether a request that chooses this half-open endpoint now would be the one of this shard
-    /// that asks for a permit: worth a short wait, where there are others to choose.
-    #[inline]
-    pub fn may_ask(&self, endpoint: EndpointSlot) -> bool {
-        self.replica.may_ask(endpoint)
+    /// The two together: what a request could do there now.
+    #[inline(always)]
+    pub fn standing(&self, endpoint: EndpointSlot, now: Nanos, dice: u32) -> Standing {
+        self.replica.standing(endpoint, now, dice)
     }
 
     /// This shard's requests in flight at an endpoint.
@@ -178,6 +177,12 @@ impl Reconciler {
     #[inline]
     pub fn admit(&mut self, endpoint: EndpointSlot, now: Nanos) -> Result<Ticket, Refusal> {
         self.replica.admit(endpoint, now)
+    }
+
+    /// Admits a request where [`Standing::Open`] was just seen.
+    #[inline(always)]
+    pub fn enter(&mut self, endpoint: EndpointSlot) -> Ticket {
+        self.replica.enter(endpoint)
     }
 
     /// Counts a first attempt for the retry budget.

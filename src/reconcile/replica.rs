@@ -61,6 +61,22 @@ pub enum Refusal {
     Retired,
 }
 
+/// What a request could do at an endpoint now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Standing {
+    /// Go there.
+    Open,
+    /// Wait for a place.
+    Full,
+    /// It is half-open, and this request would be the one of this shard that asks for a permit:
+    /// worth a short wait, where there are others to choose.
+    MayAsk,
+    /// Go there, or wait for a permit, if there is nothing else.
+    IfAlone,
+    /// Nothing.
+    Closed,
+}
+
 /// Why a retry is not allowed at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RetryRefusal {
@@ -307,11 +323,27 @@ impl Replica {
             && cluster.purses[Kind::Requests as usize].purse.free() > 0
     }
 
-    /// Whether a request that chooses this half-open endpoint now would be the one that asks.
-    #[inline]
-    pub fn may_ask(&self, slot: EndpointSlot) -> bool {
-        let endpoint = self.endpoints[slot.0 as usize].as_ref();
-        endpoint.is_some_and(|endpoint| !endpoint.is_retired && endpoint.view.may_ask())
+    #[inline(always)]
+    pub fn standing(&self, slot: EndpointSlot, now: Nanos, dice: u32) -> Standing {
+        let Some(endpoint) = &self.endpoints[slot.0 as usize] else { return Standing::Closed };
+        let Some(cluster) = &self.clusters[endpoint.cluster.0 as usize] else {
+            return Standing::Closed;
+        };
+        if endpoint.is_retired {
+            return Standing::Closed;
+        }
+        match endpoint.view.admits(&cluster.settings, now, dice) {
+            Admits::Yes
+                if endpoint.purses[Kind::Requests as usize].purse.free() > 0
+                    && cluster.purses[Kind::Requests as usize].purse.free() > 0 =>
+            {
+                Standing::Open
+            }
+            Admits::Yes => Standing::Full,
+            Admits::WithPermit if endpoint.view.may_ask() => Standing::MayAsk,
+            Admits::WithPermit | Admits::IfAlone => Standing::IfAlone,
+            Admits::No => Standing::Closed,
+        }
     }
 
     #[inline]
@@ -325,15 +357,22 @@ impl Replica {
             Admits::WithPermit => return Err(Refusal::NeedsPermit),
             Admits::No => return Err(Refusal::Open),
         }
-        let own = &mut endpoint.purses[Kind::Requests as usize].purse;
-        let shared = &mut cluster.purses[Kind::Requests as usize].purse;
+        let own = &endpoint.purses[Kind::Requests as usize].purse;
+        let shared = &cluster.purses[Kind::Requests as usize].purse;
         if (own.free() == 0 || shared.free() == 0) && !mutation::is_on(Mutation::CountBeforeAsking)
         {
             return Err(Refusal::NoCredit);
         }
-        own.take();
-        shared.take();
-        Ok(Ticket { endpoint: slot, pass: endpoint.view.take() })
+        Ok(self.enter(slot))
+    }
+
+    /// Takes a request in where [`Standing::Open`] was just seen.
+    #[inline(always)]
+    pub fn enter(&mut self, slot: EndpointSlot) -> Ticket {
+        let (endpoint, cluster) = pair!(self, slot);
+        endpoint.purses[Kind::Requests as usize].purse.take();
+        cluster.purses[Kind::Requests as usize].purse.take();
+        Ticket { endpoint: slot, pass: endpoint.view.take() }
     }
 
     /// Deposits what a first attempt is worth in retries.
@@ -414,7 +453,7 @@ impl Replica {
 
     /// A request or a connection is over: what is owed goes back first, then the oldest that waits
     /// here is served.
-    #[inline]
+    #[inline(always)]
     fn put(&mut self, kind: Kind, slot: EndpointSlot, now: Nanos, out: &mut Out) {
         let (endpoint, cluster) = pair!(self, slot);
         let own = &mut endpoint.purses[kind as usize];

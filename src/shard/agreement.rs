@@ -11,7 +11,7 @@
 //! Sessions call in and get their answer at once, or wait. The shard's main task carries the
 //! messages: it is woken when there is something to send, or when the time has come to look.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
@@ -368,34 +368,10 @@ impl Agreement {
 
     // ---- Requests -----------------------------------------------------------------------------
 
-    /// Chooses by `pick` and admits, in one step. `pick` is asked for an endpoint that the given
-    /// test finds usable, at most three times: for a good one (or one that a probe may try), for
-    /// one that only lacks a place, for any that is not closed for all.
-    ///
-    /// # Errors
-    /// `None`: nobody may be asked. Otherwise the chosen one, and why not yet.
+    /// What requests ask. Not to be kept beyond a step.
     #[inline]
-    pub fn admit<T>(
-        &self,
-        now: Nanos,
-        dice: u32,
-        mut pick: impl FnMut(&Reconciler, &dyn Fn(EndpointSlot) -> bool) -> Option<(T, EndpointSlot)>,
-    ) -> Result<(T, Ticket), Option<(T, EndpointSlot, Refusal)>> {
-        let mut reconciler = self.reconciler.borrow_mut();
-        let own = &*reconciler;
-        let good = |slot| match own.admits(slot, now, dice) {
-            Admits::Yes => own.has_credit(slot),
-            Admits::WithPermit => own.may_ask(slot),
-            Admits::IfAlone | Admits::No => false,
-        };
-        let admitted = |slot| own.admits(slot, now, dice) == Admits::Yes;
-        let open = |slot| own.admits(slot, now, dice) != Admits::No;
-        let picked = pick(own, &good).or_else(|| pick(own, &admitted)).or_else(|| pick(own, &open));
-        let (picked, slot) = picked.ok_or(None)?;
-        match reconciler.admit(slot, now) {
-            Ok(ticket) => Ok((picked, ticket)),
-            Err(refusal) => Err(Some((picked, slot, refusal))),
-        }
+    pub fn reconciler(&self) -> RefMut<'_, Reconciler> {
+        self.reconciler.borrow_mut()
     }
 
     /// Whether a request could go there now, or wait for no more than a place.
@@ -486,10 +462,14 @@ impl Agreement {
     }
 
     /// A connection to this endpoint has become idle: who waits for one may look.
+    #[inline]
     pub fn connection_is_idle(&self, slot: EndpointSlot) {
-        if self.connection_waits.get() == 0 {
-            return;
+        if self.connection_waits.get() > 0 {
+            self.tell_of_idle(slot);
         }
+    }
+
+    fn tell_of_idle(&self, slot: EndpointSlot) {
         let mut waits = self.waits.borrow_mut();
         let waiting = waits.iter_mut().map(|(_, entry)| entry);
         let waiting =

@@ -46,9 +46,7 @@ struct Link {
     socket: Socket,
     born: Nanos,
     requests: u64,
-    /// Held for as long as the connection is open.
-    _lease: Lease,
-    counters: Arc<ShardCounters>,
+    lease: Lease,
 }
 
 /// A kept connection.
@@ -134,8 +132,7 @@ impl Endpoint {
         })?;
         self.counters.upstream_connects.add(1);
         self.counters.upstream_open.add(1);
-        let counters = self.counters.clone();
-        let link = Link { socket, born: Nanos::now(), requests: 0, _lease: lease, counters };
+        let link = Link { socket, born: Nanos::now(), requests: 0, lease };
         Ok(Connection { reused: false, endpoint: self.clone(), link })
     }
 
@@ -201,7 +198,7 @@ impl Connection {
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.counters.upstream_open.sub(1);
+        self.lease.agreement.counters().upstream_open.sub(1);
     }
 }
 
