@@ -74,11 +74,11 @@ impl<T> Inbox<T> {
         None
     }
 
-    /// Whether something is there, as far as can be seen without a fence: what a sender is pushing
-    /// right now may be missed, until the next look.
+    /// Whether something is there of any sender but the first, as far as can be seen without a
+    /// fence: what is being pushed right now may be missed, until the next look.
     #[inline]
-    pub fn has_mail(&self) -> bool {
-        self.queues.iter().any(|queue| !queue.is_empty())
+    pub fn has_more_than_of_first(&self) -> bool {
+        self.queues.iter().skip(1).any(|queue| !queue.is_empty())
     }
 
     /// Says that the receiver is about to wait, and looks once more. `true`: nothing is there, and

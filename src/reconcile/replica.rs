@@ -417,7 +417,8 @@ impl Replica {
         if pass.probe.is_some()
             && endpoint.view.record(&cluster.settings, pass, outcome, latency, now)
         {
-            ticket.pass.probe = None;
+            // An epoch that is over for good: half-open ones are not the first.
+            ticket.pass = Pass { epoch: Epoch::default(), probe: None };
             self.tell(ticket.endpoint, pass, out);
         }
     }

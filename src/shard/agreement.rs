@@ -199,20 +199,28 @@ impl Agreement {
 
     /// Reads what has arrived, and does what time has brought. Before the first admission of a
     /// turn, so that it knows what the others know.
-    #[inline]
+    #[inline(always)]
     pub fn look(&self, now: Nanos) {
-        if self.inbox.borrow().has_mail() {
+        if self.has_mail() || self.reconciler.borrow().next_due() <= now {
             self.read(now);
-        }
-        let mut reconciler = self.reconciler.borrow_mut();
-        reconciler.turn(now);
-        if reconciler.has_news(self.armed.get()) {
-            drop(reconciler);
-            self.follow_up();
         }
     }
 
-    fn read(&self, now: Nanos) {
+    /// Whether another shard has said something. The control thread, which has the first queue, can
+    /// wait for the main task.
+    #[inline(always)]
+    fn has_mail(&self) -> bool {
+        self.inbox.borrow().has_more_than_of_first()
+    }
+
+    /// The same, whether there seems to be anything or not.
+    pub fn read(&self, now: Nanos) {
+        self.read_mail(now);
+        self.reconciler.borrow_mut().turn(now);
+        self.follow_up();
+    }
+
+    fn read_mail(&self, now: Nanos) {
         let mut inbox = self.inbox.borrow_mut();
         let mut reconciler = self.reconciler.borrow_mut();
         reconciler.set_age_bound(self.age_bound());

@@ -193,7 +193,7 @@ impl Shard {
         net::spawn(parking::run(self.clone()));
         let mut timer = Timer::new(Nanos::now());
         loop {
-            self.agreement.look(Nanos::now());
+            self.agreement.read(Nanos::now());
             while let Some(order) = self.agreement.next_order() {
                 if !self.apply(order, &mut listeners) {
                     return;
