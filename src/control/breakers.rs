@@ -117,24 +117,28 @@ impl Overrides {
     }
 }
 
+/// An override, as its page and the log call it.
+pub(super) fn verb(wanted: Override) -> &'static str {
+    match wanted {
+        Override::ForceOpen => "force-open",
+        Override::ForceClosed => "force-closed",
+        Override::Release => "auto",
+    }
+}
+
 /// The pages of this module.
 pub(super) fn pages() -> Router<Pages> {
-    let verbs = [
-        ("force-open", Override::ForceOpen),
-        ("force-closed", Override::ForceClosed),
-        ("auto", Override::Release),
-    ];
     let paths = [
         ("/breakers/{cluster}/{breaker}", Role::Endpoint),
         ("/breakers/{cluster}/routes/{breaker}", Role::Route),
     ];
     let mut router = Router::new().route("/breakers", get(list));
-    for (verb, wanted) in verbs {
+    for wanted in [Override::ForceOpen, Override::ForceClosed, Override::Release] {
         for (path, role) in paths {
             let steer = move |State(pages): State<Pages>, Path((cluster, name))| {
                 steer(pages, cluster, role, name, wanted)
             };
-            router = router.route(&format!("{path}/{verb}"), post(steer));
+            router = router.route(&format!("{path}/{}", verb(wanted)), post(steer));
         }
     }
     router

@@ -332,7 +332,8 @@ impl Control {
         let Command { wanted, answer, .. } = command;
         let generation = self.overrides.begin(breaker.id, answer);
         let plan::Breaker { cluster, name: endpoint, .. } = breaker;
-        tracing::info!(cluster, endpoint, kind = breaker.kind(), ?wanted, generation, "override");
+        let (kind, wanted_verb) = (breaker.kind(), breakers::verb(wanted));
+        tracing::info!(cluster, endpoint, kind, wanted = wanted_verb, generation, "override");
         let home = home_of(breaker.cluster_id, self.shards.len() as u16);
         let endpoint = breaker.id;
         let home = &mut self.shards[usize::from(home.0)];
