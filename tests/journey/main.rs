@@ -41,6 +41,8 @@ mod bounds;
 
 mod drain;
 
+mod overrides;
+
 mod reload;
 
 mod admin;
