@@ -179,9 +179,9 @@ impl<'a> Exchange<'a> {
         let mut has_waited = false;
         let (endpoint, mut place) = match self.place_at_once(&order.plan, cluster, hash, now) {
             Ok(placed) => placed,
-            Err(_) => {
+            Err(refused) => {
                 has_waited = true;
-                let placed = Box::pin(self.place(order, cluster, hash)).await;
+                let placed = Box::pin(self.place(order, cluster, hash, refused)).await;
                 now = Nanos::now();
                 placed.map_err(|reason| Failure::untold(reason, body_left))?
             }

@@ -201,6 +201,8 @@ impl<'a> Exchange<'a> {
     }
 
     /// A place, even if it has to be waited for: by the newest plan, where the endpoint comes from.
+    /// `refused`: the choice that was just made in vain. It stands: a second one would be somebody
+    /// else's turn, and with two endpoints everybody would wait for the same one.
     ///
     /// # Errors
     /// Why there is none.
@@ -209,17 +211,24 @@ impl<'a> Exchange<'a> {
         order: &Order,
         cluster: usize,
         hash: Option<u64>,
+        refused: Option<(Rc<Endpoint>, Refusal)>,
     ) -> Result<(Rc<Endpoint>, Place<'a>), Reason> {
         let shard = self.shard;
         let agreement = &*shard.agreement;
         let id = order.plan.cluster(cluster).id;
         let due = self.pending_due(order, cluster);
+        let is_newest = order.plan.generation() == shard.plan().generation();
+        let mut refused = refused.filter(|_| is_newest);
         for _ in 0..CHOICES_MAX {
             let now = Nanos::now();
             agreement.look(now);
             let plan = shard.plan();
             let at = plan.position(id).ok_or(Reason::NoEndpoint)?;
-            let (endpoint, refusal) = match self.place_at_once(&plan, at, hash, now) {
+            let placed = match refused.take() {
+                Some(refused) => Err(Some(refused)),
+                None => self.place_at_once(&plan, at, hash, now),
+            };
+            let (endpoint, refusal) = match placed {
                 Ok(placed) => return Ok(placed),
                 Err(None) if plan.cluster(at).endpoints.is_empty() => {
                     return Err(Reason::NoEndpoint);
