@@ -33,6 +33,14 @@ mod balance;
 
 mod limits;
 
+mod cluster_limits;
+
+mod breaker;
+
+mod imbalance;
+
+mod quiet;
+
 mod pool;
 
 mod timeouts;
