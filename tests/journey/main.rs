@@ -41,6 +41,8 @@ mod imbalance;
 
 mod quiet;
 
+mod stalled;
+
 mod pool;
 
 mod timeouts;
