@@ -34,6 +34,8 @@ fn assert_open(proxy: &Proxy, arrived: impl Fn() -> usize) {
         crowd.ask().assert_all("503 breaker-open");
     }
     assert_eq!(arrived(), before, "an open endpoint gets nothing");
+    // Not only each shard by itself.
+    assert_ne!(proxy.metric("outrigger_breaker_transitions_total", &[]), 0.0);
 }
 
 /// Requests until the breaker is open everywhere.
@@ -463,6 +465,35 @@ fn a_success_from_before_the_trip_is_no_probe() {
         assert_eq!(gate.arrived(), arrived + 1, "nobody is let in for that");
         gate.open();
         assert!(hammer.stop().of("200") > 0);
+    });
+}
+
+/// Nor does a failure from before the trip open it once more.
+#[test]
+fn a_failure_from_before_the_trip_opens_nothing() {
+    with_shards(&SHARDS, |shards| {
+        let gate = Gate::new();
+        let proxy = guarded(&gate, shards, BRIEFLY).start();
+        let mut old = Crowd::connect(&proxy, 6 * shards);
+        old.send(format!("GET {HELD} HTTP/1.1\r\nHost: a\r\n\r\n"));
+        eventually("they are there", || gate.inside() == 6 * shards);
+        gate.fail();
+        let mut crowd = Crowd::connect(&proxy, 3 * shards);
+        eventually("it opens", || crowd.ask().of("503 breaker-open") > 0);
+        gate.heal();
+        eventually("it comes back", || crowd.ask().of("200") == crowd.0.len());
+        let transitions = || proxy.metric("outrigger_breaker_transitions_total", &[]);
+        // Open, half-open, recovering, closed: and again, where a probe was too early.
+        eventually("it is closed", || transitions() >= 4.0);
+        pause(50);
+        let before = transitions();
+        gate.fail();
+        gate.let_held_go(6 * shards);
+        old.answers().assert_all("500");
+        gate.heal();
+        pause(50);
+        crowd.ask().assert_all("200");
+        assert_eq!(transitions(), before);
     });
 }
 
