@@ -33,6 +33,16 @@ mod balance;
 
 mod limits;
 
+mod cluster_limits;
+
+mod breaker;
+
+mod imbalance;
+
+mod quiet;
+
+mod stalled;
+
 mod pool;
 
 mod timeouts;
