@@ -185,6 +185,6 @@ async def ask_until(
         length = int(lower.partition(b"content-length:")[2].partition(b"\r\n")[0])
         await reader.readexactly(length)
         if not head.startswith(b"HTTP/1.1 200 "):
-            raise Invalid(f"refused: {head.partition(b'\r')[0].decode()}")
+            raise Invalid(f"refused: {head.decode(errors='replace').splitlines()[0]}")
         times.append(time.monotonic())
     return times
