@@ -13,14 +13,14 @@ from versus import campaign, machine
 from versus.campaign import EXIT_INTERRUPTED, EXIT_INVALID, UsageError, say
 from versus.figures import number, spread
 from versus.measure import Bench, Invalid
-from versus.process import ProcessError
+from versus.process import ProcessError, as_nice_as_we
 from versus.results import Campaign, Writer, row_line
 from versus.rivals import OURS, PROXIES
 from versus.table import markdown
 
 from . import breakers, cost, limits
 from .figures import middle_and_most
-from .stage import allowed_cpus, as_nice_as_we
+from .stage import allowed_cpus
 
 ROWS = {
     "limit": "Limits: 200 clients, an origin that takes 50 ms",

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from versus.machine import CpuTicks
 from versus.measure import Bench, Invalid, get, start_origin
-from versus.process import PATIENCE_S, Server, cpu_list, free_port, pinned
+from versus.process import PATIENCE_S, Server, as_nice_as_we, cpu_list, free_port, pinned
 from versus.rivals import OURS, PROXIES, Proxy, Setting
 
 from . import figures
@@ -46,18 +46,14 @@ class Stage:
     def origin(self, delay_ms: int = 0) -> Server:
         """The bundled one: fast, and it counts how many it serves at once."""
         server = start_origin(self.bench, delay_ms, self.folder, len(self.servers))
-        self.add(server)
-        return server
-
-    def add(self, server: Server) -> None:
         self.servers.append(server)
-        as_nice_as_we(server.process.pid)
+        return server
 
     def flaky(self) -> "Flaky":
         port = free_port()
         command = [sys.executable, str(HERE / "origin.py"), str(port)]
         server = Server.start("flaky", command, self.bench.cpus_origin, port, self.folder)
-        self.add(server)
+        self.servers.append(server)
         return Flaky(port)
 
     def proxy(
@@ -77,7 +73,7 @@ class Stage:
             values=texts,
         )
         self.server = proxy.start(self.setting)
-        self.add(self.server)
+        self.servers.append(self.server)
         return self.setting.port
 
     def metrics(self) -> Samples:
@@ -187,14 +183,6 @@ def watched(on: Stage) -> Iterator[Disturbance]:
 def own_cpu_s(on: Stage) -> float:
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return on.cpu_ns() / 1e9 + sum(one.ru_utime + one.ru_stime for one in used)
-
-
-def as_nice_as_we(leader: int) -> None:
-    """A session's priority is its group's, not that of its processes; sched(7), autogroup."""
-    nice = os.getpriority(os.PRIO_PROCESS, 0)
-    with contextlib.suppress(OSError):
-        if nice:
-            Path(f"/proc/{leader}/autogroup").write_text(str(nice))
 
 
 def sleep_until(at: float) -> None:
