@@ -18,8 +18,8 @@ from .stage import Load, Stage, sleep_until, stage, watched
 # The default; in a row.
 FAILURES = 5
 
-# `flush_interval`, and the rounding of timers on both sides, in milliseconds. With how late the loops
-# of both sides are it is the bound of a view's age.
+# `flush_interval`, and the rounding of timers on both sides, in milliseconds. With how late the
+# loops of both sides are it is the bound of a view's age.
 BOUND_MS = 12
 
 RATE = 2_000

@@ -338,8 +338,8 @@ def trip_table(rows: list[dict]) -> str:
         ])
     head = [
         "shards", "requests/s", "of them to the endpoint", "after the trip", "last one, ms",
-        "bound, ms", "rate × bound", "view age below, ms: p50, p99, max", "violations", "loop lag, ms, most",
-        "stolen, others",
+        "bound, ms", "rate × bound", "view age below, ms: p50, p99, max", "violations",
+        "loop lag, ms: median, most", "stolen, others",
     ]
     return markdown(head, lines)
 

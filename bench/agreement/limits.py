@@ -1,8 +1,8 @@
 """Row `limit`: how many requests an origin ever saw at once, and how many a second got through.
 
 An origin takes 50 ms and counts its own concurrency; each of many clients asks as soon as it has
-its answer, and none goes away. So there is always somebody who wants in: what passes above the limit
-is overshoot, what is missing below it was stranded.
+its answer, and none goes away. So there is always somebody who wants in: what passes above the
+limit is overshoot, what is missing below it was stranded.
 """
 
 import asyncio

@@ -71,7 +71,8 @@ class Connection(asyncio.Protocol):
         if head.startswith(b"GET /ctl/"):
             words = head.split(b" ", 2)[1].decode().split("/")[2:]
             body = origin.command(words).encode()
-            self.transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            told = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+            self.transport.write(told + body)
             return
         status = origin.status
         origin.log.append((time.monotonic_ns(), status))

@@ -74,7 +74,17 @@ class Stage:
         )
         self.server = proxy.start(self.setting)
         self.servers.append(self.server)
+        if name == OURS:
+            wait_for("every shard listens", self.is_ready)
         return self.setting.port
+
+    def is_ready(self) -> bool:
+        """The first shard that listens may be alone for a moment."""
+        try:
+            get(self.setting.admin, "/ready")
+        except Invalid:
+            return False
+        return True
 
     def metrics(self) -> Samples:
         return figures.parse(get(self.setting.admin, "/metrics").decode())
