@@ -402,7 +402,7 @@ impl<'a> Exchange<'a> {
         let Exchange { shard, client, timer, inbound } = self;
         let upstream = connection.socket();
         let up = Flow::default();
-        let at_hand = inbound.len() as u64;
+        let _counted = Counted { shard, flow: &up, at_hand: inbound.len() as u64 };
         let mut relay = Relay {
             from: client,
             to: upstream,
@@ -502,7 +502,6 @@ impl<'a> Exchange<'a> {
             uploaded = within(shard, timer, upload.as_mut(), |now| uploading.look(now)).await.ok();
         }
         let complete = uploaded == Some(Ok(()));
-        shard.counters.bytes_received.add(up.bytes.get().saturating_sub(at_hand));
         reply.conclude(answered, downloaded, &down, up.bytes.get(), complete)
     }
 }
@@ -515,6 +514,21 @@ enum Received {
     Interim,
     /// The answer.
     Final(Answered),
+}
+
+/// Counts the bytes of an upload when it ends, however it ends.
+struct Counted<'a> {
+    shard: &'a Shard,
+    flow: &'a Flow,
+    /// Those that were counted when they came with the head.
+    at_hand: u64,
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        let received = self.flow.bytes.get().saturating_sub(self.at_hand);
+        self.shard.counters.bytes_received.add(received);
+    }
 }
 
 /// A request body that the client broke.

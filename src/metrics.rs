@@ -5,6 +5,8 @@
 //! never a line shared with another shard's counters. Called from every step of a request; never
 //! allocates, never blocks. The text that Prometheus reads is made in [`exposition`].
 
+pub mod breakers;
+
 pub mod exposition;
 
 pub mod process;

@@ -13,7 +13,8 @@ use crate::balance::{Policy, Table};
 use crate::http::forwarded::Forwarding;
 use crate::http::head::HeadLimits;
 use crate::http::path::PathPolicy;
-use crate::reconcile::{ClusterId, EndpointId, PlanSpec};
+use crate::metrics::breakers::BreakerRecord;
+use crate::reconcile::{ClusterId, EndpointId, PlanSpec, Role};
 use crate::route::Router;
 
 /// One compiled configuration. Generations count up from 1; a newer one wins.
@@ -29,8 +30,56 @@ pub struct Plan {
     pub clusters: Vec<Cluster>,
     /// The breakers of routes; [`crate::route::Forward::breakers`] names places in it.
     pub route_breakers: Vec<EndpointId>,
+    /// All breakers, of endpoints and of routes, in the order of their numbers.
+    pub breakers: Vec<Breaker>,
     /// What the shards have to agree on: limits and breakers, of the same generation.
     pub agreement: Arc<PlanSpec>,
+}
+
+impl Plan {
+    /// Breakers that were in the plan before go on with their records. Called once, before any
+    /// shard has the plan.
+    pub fn keep_records(&mut self, before: &Plan) {
+        for breaker in &mut self.breakers {
+            if let Some(known) = before.breaker(breaker.id) {
+                breaker.record = known.record.clone();
+            }
+        }
+    }
+
+    /// A breaker, by its number.
+    pub fn breaker(&self, id: EndpointId) -> Option<&Breaker> {
+        let place = self.breakers.binary_search_by_key(&id, |breaker| breaker.id).ok()?;
+        self.breakers.get(place)
+    }
+}
+
+/// Who a breaker is, and where its home tells how it stands. What it decides is in
+/// [`Plan::agreement`].
+#[derive(Debug)]
+pub struct Breaker {
+    /// Its number in [`Plan::agreement`].
+    pub id: EndpointId,
+    /// Whose endpoints it guards.
+    pub cluster: String,
+    /// The number of that.
+    pub cluster_id: ClusterId,
+    /// Of an endpoint or of a route.
+    pub role: Role,
+    /// The endpoint's address, or the route's name; of one role no other in the cluster has it.
+    pub name: String,
+    /// Where it stands.
+    pub record: Arc<BreakerRecord>,
+}
+
+impl Breaker {
+    /// What it guards, in a word.
+    pub fn kind(&self) -> &'static str {
+        match self.role {
+            Role::Endpoint => "endpoint",
+            Role::Route => "route",
+        }
+    }
 }
 
 /// One listening address and what holds for the connections that it accepts.

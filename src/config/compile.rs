@@ -53,9 +53,15 @@ pub fn compile(
     let clusters: Vec<_> =
         config.clusters.iter().map(|it| cluster(it, registry, resolve)).collect();
     let specs = config.clusters.iter().zip(&clusters).map(|(it, compiled)| spec(it, compiled));
-    let mut breakers = RouteBreakers { specs: specs.collect(), ids: Vec::new() };
+    let mut breakers = RouteBreakers {
+        specs: specs.collect(),
+        ids: Vec::new(),
+        all: clusters.iter().flat_map(endpoint_breakers).collect(),
+        clusters: &clusters,
+    };
     let routes = routes(config, &mut breakers, registry);
-    let RouteBreakers { specs, ids: route_breakers } = breakers;
+    let RouteBreakers { specs, ids: route_breakers, all: mut breakers, .. } = breakers;
+    breakers.sort_unstable_by_key(|breaker| breaker.id);
     // All numbers are taken: what has none by now is gone.
     let (clusters_end, endpoints_end) = registry.finish();
     Plan {
@@ -64,6 +70,7 @@ pub fn compile(
         router: Router::new(routes),
         clusters,
         route_breakers,
+        breakers,
         agreement: Arc::new(PlanSpec { generation, clusters: specs, clusters_end, endpoints_end }),
     }
 }
@@ -116,15 +123,30 @@ fn breaker_settings(breaker: &Breaker) -> breaker::Settings {
     }
 }
 
+/// One for each endpoint of a cluster.
+fn endpoint_breakers(cluster: &plan::Cluster) -> impl Iterator<Item = plan::Breaker> {
+    cluster.endpoints.iter().map(|endpoint| plan::Breaker {
+        id: endpoint.id,
+        cluster: cluster.name.clone(),
+        cluster_id: cluster.id,
+        role: Role::Endpoint,
+        name: endpoint.address.to_string(),
+        record: Arc::default(),
+    })
+}
+
 /// The breakers of routes, while routes are compiled: each joins the spec of its cluster.
-struct RouteBreakers {
+struct RouteBreakers<'a> {
     /// In the order of the clusters.
     specs: Vec<ClusterSpec>,
     /// As [`Plan::route_breakers`].
     ids: Vec<EndpointId>,
+    /// As [`Plan::breakers`], in any order.
+    all: Vec<plan::Breaker>,
+    clusters: &'a [plan::Cluster],
 }
 
-impl RouteBreakers {
+impl RouteBreakers<'_> {
     /// One for each cluster of the route `name`; the result is [`Forward::breakers`]. Names of
     /// routes are unique, so nobody else has it.
     fn add(
@@ -141,6 +163,14 @@ impl RouteBreakers {
             spec.endpoints.push(EndpointSpec { id, role: Role::Route, limits });
             added.push((cluster, self.ids.len()));
             self.ids.push(id);
+            self.all.push(plan::Breaker {
+                id,
+                cluster: self.clusters[cluster].name.clone(),
+                cluster_id: self.clusters[cluster].id,
+                role: Role::Route,
+                name: name.to_string(),
+                record: Arc::default(),
+            });
         }
         added
     }
@@ -340,7 +370,7 @@ fn policy(balance: &Balance) -> Policy {
 /// One entry for each host of each route, in the order of the file.
 fn routes(
     config: &Config,
-    breakers: &mut RouteBreakers,
+    breakers: &mut RouteBreakers<'_>,
     registry: &mut Registry,
 ) -> Vec<(Matcher, route::Route)> {
     let position = |names: Vec<&Name>| -> HashMap<String, usize> {

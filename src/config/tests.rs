@@ -1,6 +1,7 @@
 //! The whole way of a text, on an imagined machine with an imagined environment.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -329,6 +330,20 @@ fn numbers_outlive_a_reload() {
         plan
     };
     let first = plan(SPLIT);
+    // Breakers are told by name, and their records stay with their numbers.
+    let told = |plan: &Plan| {
+        let told = plan.breakers.iter().map(|it| {
+            assert_eq!(plan.breaker(it.id).unwrap().name, it.name);
+            format!("{} {:?} {}/{}", it.id.0, it.role, it.cluster, it.name)
+        });
+        told.collect::<Vec<_>>()
+    };
+    assert_eq!(
+        told(&first)[..3],
+        ["0 Endpoint a/127.0.0.1:11", "1 Endpoint a/127.0.0.1:12", "2 Endpoint b/127.0.0.1:21"]
+    );
+    let routes = first.breakers.iter().filter(|it| it.role == Role::Route).map(|it| it.id);
+    assert_eq!(routes.collect::<Vec<_>>(), first.route_breakers);
     // Other limits, another order, another route before them: the same endpoints and breakers.
     let moved = SPLIT
         .replace("max_requests: 9", "max_requests: 5")
@@ -337,7 +352,13 @@ fn numbers_outlive_a_reload() {
             "routes:",
             "routes:\n  - {name: new, match: {path: /n}, cluster: c, breaker: true}",
         );
-    let second = plan(&moved);
+    let mut second = plan(&moved);
+    second.keep_records(&first);
+    for breaker in &second.breakers {
+        let known = first.breaker(breaker.id);
+        let is_kept = known.is_some_and(|known| Arc::ptr_eq(&known.record, &breaker.record));
+        assert_eq!(is_kept, known.is_some(), "{breaker:?}");
+    }
     assert_eq!(second.clusters[0].id, first.clusters[0].id);
     let ids = |plan: &Plan| plan.clusters[0].endpoints.iter().map(|it| it.id).collect::<Vec<_>>();
     assert_eq!(ids(&second), ids(&first).into_iter().rev().collect::<Vec<_>>());

@@ -7,10 +7,13 @@
 //! ```text
 //! signals ----------\                    /--> ToShard::{Plan, Drain, StopNow}
 //! shards' messages --+--> one loop -----+---> access log: reopen
-//! look-ups, reloads -/                   \--> Status, which the admin pages read
+//! look-ups, reloads -+                   \--> Status, which the admin pages read
+//! admin pages -------/                        and what they wait for
 //! ```
 
 pub mod admin;
+
+mod breakers;
 
 pub mod dns;
 
@@ -34,10 +37,12 @@ use crate::access_log::{self, AccessLogs};
 use crate::config::{self, Config};
 use crate::mailbox::{Inbox, Sender};
 use crate::metrics::ShardCounters;
-use crate::plan::Plan;
-use crate::reconcile::{Registry, Rollout, ShardId, Step};
+use crate::plan::{self, Plan};
+use crate::reconcile::{Registry, Rollout, ShardId, Step, home_of};
 use crate::shard::message::{FromShard, ToShard};
 
+use admin::Pages;
+use breakers::{Answer, Command, Overrides};
 use dns::{Answers, DnsOptions, LookUps};
 use inbox::AsyncInbox;
 use shutdown::{Order, Shutdown, ShutdownSettings};
@@ -123,8 +128,11 @@ async fn serve(
     let mut inbox = AsyncInbox::new(inbox)?;
     let counters = options.shards.iter().map(|shard| shard.counters.clone()).collect();
     let shared = Shared::new(counters, options.access_logs.lines_lost());
+    let (commands, mut ordered) = mpsc::channel(breakers::COMMANDS_MAX);
     if let Some(listener) = admin {
-        tokio::spawn(admin::serve(listener, shared.clone())?);
+        let override_timeout = breakers::OVERRIDE_TIMEOUT;
+        let pages = Pages { shared: shared.clone(), commands, override_timeout };
+        tokio::spawn(admin::serve(listener, pages)?);
     }
     let mut control = Control {
         config: Arc::new(options.config),
@@ -143,6 +151,7 @@ async fn serve(
         job: None,
         reload_wanted: false,
         refresh_at: None,
+        overrides: Overrides::default(),
         shared,
     };
     control.begin(Job::FirstLookUp);
@@ -151,6 +160,7 @@ async fn serve(
         tokio::select! {
             message = inbox.receive() => control.on_message(message?),
             Some(signal) = signals.recv() => control.on_signal(signal, Instant::now()),
+            Some(command) = ordered.recv() => control.on_command(command),
             outcome = finished(&mut control.job) => control.on_outcome(outcome),
             () = until(due) => control.on_due(Instant::now()),
         }
@@ -242,6 +252,7 @@ struct Control {
     /// A reload was asked for while a job ran.
     reload_wanted: bool,
     refresh_at: Option<Instant>,
+    overrides: Overrides,
     shared: Arc<Shared>,
 }
 
@@ -292,6 +303,9 @@ impl Control {
                 let step = self.rollout.prepared(ShardId(shard as u16), generation);
                 self.roll_out(step);
             }
+            FromShard::OverrideApplied { endpoint, generation } => {
+                self.overrides.applied(endpoint, generation);
+            }
             FromShard::Drained { shard } => self.shutdown.drained(shard),
         }
     }
@@ -304,6 +318,26 @@ impl Control {
             Signal::Terminate => self.shutdown.begin(self.shutdown_settings(), now),
             Signal::Interrupt => self.shutdown.interrupt(self.shutdown_settings(), now),
         }
+    }
+
+    /// An operator overrides a breaker: its home is told, and tells the other shards.
+    fn on_command(&mut self, command: Command) {
+        // The plan that every shard has been sent, so that the home knows what is in it.
+        let plan = self.shared.plan();
+        let Some(breaker) = plan.as_ref().and_then(|plan| command.find(plan)) else {
+            // Whoever asked may have given up.
+            let _ = command.answer.send(Answer::Unknown);
+            return;
+        };
+        let Command { wanted, answer, .. } = command;
+        let generation = self.overrides.begin(breaker.id, answer);
+        let plan::Breaker { cluster, name: endpoint, .. } = breaker;
+        let (kind, wanted_verb) = (breaker.kind(), breakers::verb(wanted));
+        tracing::info!(cluster, endpoint, kind, wanted = wanted_verb, generation, "override");
+        let home = home_of(breaker.cluster_id, self.shards.len() as u16);
+        let endpoint = breaker.id;
+        let home = &mut self.shards[usize::from(home.0)];
+        home.post(ToShard::Override { endpoint, wanted, generation });
     }
 
     fn shutdown_settings(&self) -> ShutdownSettings {
@@ -392,14 +426,13 @@ impl Control {
         }
         self.generation += 1;
         let mut resolve = |host: &str, port| self.answers.addresses(host, port);
-        let plan = Arc::new(config::compile(
-            &self.config,
-            self.generation,
-            &mut self.registry,
-            &mut resolve,
-        ));
+        let mut plan =
+            config::compile(&self.config, self.generation, &mut self.registry, &mut resolve);
+        if let Some(before) = &self.plan {
+            plan.keep_records(before);
+        }
         self.shared.update(|status| status.plan_newest = self.generation);
-        self.plan = Some(plan);
+        self.plan = Some(Arc::new(plan));
         let step = self.rollout.submit(self.generation);
         self.roll_out(step);
     }
@@ -410,6 +443,8 @@ impl Control {
         match (step, &self.plan) {
             (Some(Step::Prepare(_)), Some(plan)) => {
                 let plan = plan.clone();
+                self.shared.publish(plan.clone());
+                self.overrides.keep_only(&plan);
                 self.post_all(|| ToShard::Prepare(plan.clone()));
             }
             (Some(Step::Activate(generation)), _) => {

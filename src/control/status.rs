@@ -1,12 +1,16 @@
 //! What the control thread knows, for the admin pages to read.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use crate::metrics::ShardCounters;
-use crate::metrics::exposition::{self, ControlView, ShardView};
+use crate::metrics::breakers::PastTrips;
+use crate::metrics::exposition::{self, BreakerView, ClusterView, ControlView, ShardView};
 use crate::metrics::process::ProcessStats;
+use crate::plan::Plan;
+use crate::reconcile::ClusterId;
 
 /// One shard, by what it has told.
 #[derive(Debug, Clone, Default)]
@@ -65,6 +69,14 @@ pub(super) struct Shared {
     counters: Vec<Arc<ShardCounters>>,
     access_log_lines_lost: Arc<AtomicU64>,
     status: Mutex<Status>,
+    published: Mutex<Published>,
+}
+
+/// The newest plan that was sent to the shards.
+#[derive(Debug, Default)]
+struct Published {
+    plan: Option<Arc<Plan>>,
+    past_trips: PastTrips,
 }
 
 impl Shared {
@@ -84,7 +96,8 @@ impl Shared {
             reloads_succeeded: 0,
             reloads_failed: 0,
         };
-        Arc::new(Shared { counters, access_log_lines_lost, status: Mutex::new(status) })
+        let (status, published) = (Mutex::new(status), Mutex::default());
+        Arc::new(Shared { counters, access_log_lines_lost, status, published })
     }
 
     pub fn status(&self) -> MutexGuard<'_, Status> {
@@ -93,6 +106,31 @@ impl Shared {
 
     pub fn update(&self, change: impl FnOnce(&mut Status)) {
         change(&mut self.status());
+    }
+
+    /// The shards are sent a plan.
+    pub fn publish(&self, plan: Arc<Plan>) {
+        let mut published = self.published();
+        let before = published.plan.replace(plan.clone());
+        for breaker in before.iter().flat_map(|before| &before.breakers) {
+            if plan.breaker(breaker.id).is_none() {
+                published.past_trips.add(&breaker.cluster, breaker.record.clone());
+            }
+        }
+    }
+
+    /// The newest plan that was sent to the shards.
+    pub fn plan(&self) -> Option<Arc<Plan>> {
+        self.published().plan.clone()
+    }
+
+    /// How many shards there are.
+    pub fn shards(&self) -> usize {
+        self.counters.len()
+    }
+
+    fn published(&self) -> MutexGuard<'_, Published> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The page for Prometheus.
@@ -124,13 +162,42 @@ impl Shared {
             dns_failures: status.dns_failures,
             access_log_lines_lost: self.access_log_lines_lost.load(Ordering::Relaxed),
         };
-        exposition::render(&shards, &control, &ProcessStats::read())
+        let mut published = self.published();
+        let Published { plan, past_trips } = &mut *published;
+        let clusters = plan.iter().flat_map(|plan| cluster_views(plan, past_trips));
+        let clusters: Vec<_> = clusters.collect();
+        exposition::render(&shards, &clusters, &control, &ProcessStats::read())
     }
+}
+
+/// The clusters of a plan, each breaker read once.
+fn cluster_views<'a>(plan: &'a Plan, past_trips: &mut PastTrips) -> Vec<ClusterView<'a>> {
+    let mut breakers: BTreeMap<ClusterId, Vec<BreakerView<'a>>> = BTreeMap::new();
+    let mut trips: BTreeMap<ClusterId, u64> = BTreeMap::new();
+    for breaker in &plan.breakers {
+        let (state, _) = breaker.record.read();
+        let view = BreakerView { endpoint: &breaker.name, kind: breaker.kind(), state };
+        breakers.entry(breaker.cluster_id).or_default().push(view);
+        *trips.entry(breaker.cluster_id).or_default() += breaker.record.trips();
+    }
+    let views = plan.clusters.iter().zip(&plan.agreement.clusters).map(|(cluster, spec)| {
+        let now = trips.remove(&cluster.id).unwrap_or_default();
+        ClusterView {
+            name: &cluster.name,
+            limits: &spec.limits,
+            breakers: breakers.remove(&cluster.id).unwrap_or_default(),
+            trips: now + past_trips.of(&cluster.name),
+        }
+    });
+    views.collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::breaker::{Epoch, Phase};
+    use crate::config;
+    use crate::reconcile::Registry;
 
     #[test]
     fn live_means_that_every_shard_serves() {
@@ -158,5 +225,52 @@ mod tests {
         assert!(told(&shared).ends_with(" 0"));
         shared.update(Status::reload_succeeded);
         assert!(told(&shared).ends_with(" 1"));
+    }
+
+    /// What was counted for endpoints that leave, and for a cluster that leaves and comes back,
+    /// stays counted.
+    #[test]
+    fn trips_outlive_their_endpoints() {
+        let shared = Shared::new(vec![Arc::default()], Arc::default());
+        let mut registry = Registry::default();
+        let mut generation = 0;
+        let mut publish = |clusters: &str| {
+            let text = format!("listeners: [{{address: '127.0.0.1:1'}}]\nclusters: [{clusters}]\n");
+            let text = text + "routes: [{respond: {status: 200}}]\n";
+            let config = config::parse(&text, config::Format::Yaml, "test").unwrap();
+            generation += 1;
+            let mut plan = config::compile(&config, generation, &mut registry, &mut |_, _| vec![]);
+            if let Some(before) = shared.plan() {
+                plan.keep_records(&before);
+            }
+            shared.publish(Arc::new(plan));
+        };
+        let trip = |index: usize, times: u32| {
+            let plan = shared.plan().unwrap();
+            for epoch in 0..times {
+                plan.breakers[index].record.publish(Phase::Open, Epoch(2 * epoch + 1));
+                plan.breakers[index].record.publish(Phase::Closed, Epoch(2 * epoch + 2));
+            }
+        };
+        let told = |cluster: &str| {
+            let page = shared.metrics();
+            let name = format!("outrigger_breaker_trips_total{{cluster=\"{cluster}\"}} ");
+            page.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok())
+        };
+        assert_eq!(told("a"), None);
+        let b = "{name: b, endpoints: ['127.0.0.1:3']}";
+        publish(&format!("{{name: a, endpoints: ['127.0.0.1:1', '127.0.0.1:2']}}, {b}"));
+        assert_eq!(told("a"), Some(0));
+        trip(0, 3);
+        trip(1, 1);
+        assert_eq!((told("a"), told("b")), (Some(4), Some(0)));
+        publish(&format!("{{name: a, endpoints: ['127.0.0.1:2']}}, {b}"));
+        assert_eq!(told("a"), Some(4));
+        trip(0, 1);
+        assert_eq!(told("a"), Some(5));
+        publish(b);
+        assert_eq!((told("a"), told("b")), (None, Some(0)));
+        publish(&format!("{{name: a, endpoints: ['127.0.0.1:2']}}, {b}"));
+        assert_eq!(told("a"), Some(5));
     }
 }

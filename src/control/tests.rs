@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::access_log::{Format, ShardLog, line_record};
+use crate::breaker::{Epoch, Override, Phase};
 use crate::shard::message::Drain;
 
 /// After which something that must happen has not. Nothing that works comes near it.
@@ -102,9 +103,13 @@ impl World {
     }
 
     async fn metrics(&self) -> String {
+        self.ask("GET /metrics").await
+    }
+
+    async fn ask(&self, what: &str) -> String {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(self.admin).await.unwrap();
-        stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+        stream.write_all(format!("{what} HTTP/1.0\r\n\r\n").as_bytes()).await.unwrap();
         let mut page = String::new();
         stream.read_to_string(&mut page).await.unwrap();
         page
@@ -152,6 +157,7 @@ fn shard(
     thread::spawn(move || {
         let ready = FromShard::Ready { shard: id, driver: "epoll".into(), flags: String::new() };
         control.send(ready).unwrap();
+        let mut prepared: Option<Arc<Plan>> = None;
         loop {
             let Some(message) = inbox.pop() else {
                 inbox.wait(None);
@@ -160,6 +166,7 @@ fn shard(
             let (said, answer, ends) = match message {
                 ToShard::Prepare(plan) => {
                     let generation = plan.generation;
+                    prepared = Some(plan.clone());
                     let endpoints = plan.clusters.iter().flat_map(|cluster| &cluster.endpoints);
                     let addresses: Vec<_> = endpoints.map(|e| e.address.to_string()).collect();
                     let said = format!("plan {generation}: {}", addresses.join(" "));
@@ -174,6 +181,18 @@ fn shard(
                     (format!("{step:?}"), done.then_some(FromShard::Drained { shard: id }), done)
                 }
                 ToShard::Peer { .. } | ToShard::Accepted(_) => unreachable!("not of control"),
+                ToShard::Override { endpoint, wanted, generation } => {
+                    // As its home would, had every shard agreed at once.
+                    let phase = match wanted {
+                        Override::ForceOpen => Phase::ForcedOpen,
+                        Override::ForceClosed => Phase::ForcedClosed,
+                        Override::Release => Phase::Closed,
+                    };
+                    let breaker = prepared.as_ref().unwrap().breaker(endpoint).unwrap();
+                    breaker.record.publish(phase, Epoch(generation as u32));
+                    let said = format!("override {generation}: {} {wanted:?}", breaker.name);
+                    (said, Some(FromShard::OverrideApplied { endpoint, generation }), false)
+                }
                 ToShard::StopNow => {
                     ("stop".to_owned(), Some(FromShard::Drained { shard: id }), true)
                 }
@@ -253,6 +272,52 @@ fn a_reload_is_taken_over_and_a_bad_one_is_not() {
         world.signal(Signal::Hangup).await;
         world.until_metrics("outrigger_config_last_reload_successful 0").await;
         assert!(world.metrics().await.contains("\noutrigger_plan_generation_newest 3\n"));
+    });
+}
+
+/// The home of the cluster is told, it alone, and the page answers behind it. Generations rise,
+/// whatever happens to the plan.
+#[test]
+fn an_override_goes_to_the_home() {
+    run_local(async {
+        let world =
+            World::start(&["127.0.0.1:9000", "127.0.0.1:9001"], DnsOptions::default(), PROMPT);
+        world.until_told("plan 1: 127.0.0.1:9000 127.0.0.1:9001").await;
+        let path = "/breakers/c/127.0.0.1:9001";
+        let answer = world.ask(&format!("POST {path}/force-open")).await;
+        assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+        assert!(answer.contains("\"state\":\"forced-open\"") && answer.contains(path), "{answer}");
+
+        for unknown in ["/breakers/c/127.0.0.1:9002", "/breakers/x/y", "/breakers/c/routes/c"] {
+            let answer = world.ask(&format!("POST {unknown}/force-open")).await;
+            assert!(answer.starts_with("HTTP/1.0 404 "), "{answer}");
+            let names = "there are:\n/breakers/c/127.0.0.1:9000\n/breakers/c/127.0.0.1:9001\n";
+            assert!(answer.ends_with(names), "{answer}");
+        }
+
+        // The record stays with the endpoint, and one that is gone is unknown.
+        world.rewrite(&config_text(&["127.0.0.1:9001"]));
+        world.signal(Signal::Hangup).await;
+        world.until_told("plan 2: 127.0.0.1:9001").await;
+        let state = "outrigger_breaker_state{cluster=\"c\",endpoint=\"127.0.0.1:9001\",";
+        let state = format!("{state}kind=\"endpoint\",state=\"forced-open\"}} 1");
+        assert!(world.metrics().await.lines().any(|line| line == state));
+        let answer = world.ask("POST /breakers/c/127.0.0.1:9000/auto").await;
+        assert!(answer.starts_with("HTTP/1.0 404 "), "{answer}");
+        let answer = world.ask(&format!("POST {path}/auto")).await;
+        assert!(answer.contains("\"state\":\"closed\""), "{answer}");
+
+        let told = world.told();
+        let home = usize::from(home_of(Default::default(), 2).0);
+        let overrides: Vec<_> =
+            told.iter().filter(|(_, said)| said.starts_with("override")).cloned().collect();
+        assert_eq!(
+            overrides,
+            [
+                (home, "override 1: 127.0.0.1:9001 ForceOpen".to_owned()),
+                (home, "override 2: 127.0.0.1:9001 Release".to_owned()),
+            ]
+        );
     });
 }
 

@@ -3,13 +3,18 @@
 //!
 //! A series carries the label `shard` where one shard is worth looking at, and is a total where it
 //! is not; no metric has both, so that `sum()` is always right.
+//!
+//! A state is told as Prometheus' users expect it of an enum (OpenMetrics' StateSet): one series
+//! for each state, 1 for the one that holds and 0 for the others. So
+//! `outrigger_breaker_state{state="open"} == 1` finds them, and a series never ends by a change.
 
 use std::fmt::{Display, Write};
 
+use super::breakers::BreakerState;
 use super::process::ProcessStats;
 use super::{CODE_CLASSES, Counter, Gauge, ShardCounters, Snapshot};
 use crate::reason::Reason;
-use crate::reconcile::{AGE_BUCKETS, Ages};
+use crate::reconcile::{AGE_BUCKETS, Ages, ClusterLimits};
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -27,6 +32,30 @@ pub struct ShardView<'a> {
     pub flags: &'a str,
     /// The newest plan that it has acknowledged.
     pub plan_applied: u64,
+}
+
+/// One cluster of the newest plan.
+#[derive(Debug, Clone)]
+pub struct ClusterView<'a> {
+    /// The label `cluster`.
+    pub name: &'a str,
+    /// As configured.
+    pub limits: &'a ClusterLimits,
+    /// Those of its endpoints, and of routes to it.
+    pub breakers: Vec<BreakerView<'a>>,
+    /// Of those that have left the plan, too.
+    pub trips: u64,
+}
+
+/// One breaker of a cluster.
+#[derive(Debug, Clone, Copy)]
+pub struct BreakerView<'a> {
+    /// An address, or the name of a route; the label `endpoint`.
+    pub endpoint: &'a str,
+    /// `endpoint` or `route`.
+    pub kind: &'static str,
+    /// Where it stands.
+    pub state: BreakerState,
 }
 
 /// What the control thread itself has to tell.
@@ -54,12 +83,22 @@ pub struct ControlView {
     pub access_log_lines_lost: u64,
 }
 
+/// Breakers that have series of their own, six each. Where there are more, none has, and only the
+/// counts for each cluster are told: Prometheus pays for every series.
+pub const BREAKERS_TOLD_MAX: usize = 500;
+
 /// Makes the whole page.
-pub fn render(shards: &[ShardView<'_>], control: &ControlView, process: &ProcessStats) -> String {
+pub fn render(
+    shards: &[ShardView<'_>],
+    clusters: &[ClusterView<'_>],
+    control: &ControlView,
+    process: &ProcessStats,
+) -> String {
     // A shard takes some 2 KiB, the rest 12 KiB.
     let mut page = Page { text: String::with_capacity(16 * 1024 + shards.len() * 2 * 1024) };
     per_shard(&mut page, shards);
     totals(&mut page, shards);
+    of_clusters(&mut page, clusters);
     own(&mut page, control);
     of_process(&mut page, process);
     page.text
@@ -310,6 +349,51 @@ fn totals(page: &mut Page, shards: &[ShardView<'_>]) {
     page.sample("outrigger_request_duration_seconds_count", &[], count);
 }
 
+fn of_clusters(page: &mut Page, clusters: &[ClusterView<'_>]) {
+    let name = "outrigger_breakers";
+    page.family(name, Kind::Gauge, "Breakers of endpoints and routes, by their state.");
+    for ClusterView { name: cluster, breakers, .. } in clusters {
+        for state in BreakerState::ALL {
+            let count = breakers.iter().filter(|breaker| breaker.state == state).count();
+            page.sample(name, &[("cluster", cluster), ("state", &state.name())], count);
+        }
+    }
+    if clusters.iter().map(|cluster| cluster.breakers.len()).sum::<usize>() <= BREAKERS_TOLD_MAX {
+        let name = "outrigger_breaker_state";
+        page.family(name, Kind::Gauge, "1 for the state that a breaker is in, 0 for the others.");
+        for ClusterView { name: cluster, breakers, .. } in clusters {
+            for BreakerView { endpoint, kind, state } in breakers {
+                for each in BreakerState::ALL {
+                    let labels: [(&str, &dyn Display); 4] = [
+                        ("cluster", cluster),
+                        ("endpoint", endpoint),
+                        ("kind", kind),
+                        ("state", &each.name()),
+                    ];
+                    page.sample(name, &labels, u8::from(each == *state));
+                }
+            }
+        }
+    }
+    let name = "outrigger_breaker_trips_total";
+    page.family(name, Kind::Counter, "How often failures have opened a breaker.");
+    for ClusterView { name: cluster, trips, .. } in clusters {
+        page.sample(name, &[("cluster", cluster)], trips);
+    }
+    let name = "outrigger_limit";
+    page.family(name, Kind::Gauge, "What may be in use at once, over all shards.");
+    for ClusterView { name: cluster, limits, .. } in clusters {
+        let told = [
+            ("requests", limits.requests_max),
+            ("connections", limits.connections_max),
+            ("pending", limits.pending_max),
+        ];
+        for (kind, limit) in told {
+            page.sample(name, &[("cluster", cluster), ("kind", &kind)], limit);
+        }
+    }
+}
+
 fn own(page: &mut Page, control: &ControlView) {
     use Kind::{Counter, Gauge};
     page.single(
@@ -446,7 +530,19 @@ mod tests {
             })
             .collect();
         let control = ControlView { live: true, plan_newest: 8, ..Default::default() };
-        render(&shards, &control, &ProcessStats::read())
+        let limits = ClusterLimits { requests_max: 7, ..ClusterLimits::default() };
+        let breaker = |endpoint, kind, state| BreakerView { endpoint, kind, state };
+        let breakers = vec![
+            breaker("10.0.0.1:80", "endpoint", BreakerState::HalfOpen),
+            breaker("10.0.0.2:80", "endpoint", BreakerState::Closed),
+            // A route may be called like an endpoint.
+            breaker("10.0.0.1:80", "route", BreakerState::Closed),
+        ];
+        let clusters = [
+            ClusterView { name: "app", limits: &limits, breakers, trips: 3 },
+            ClusterView { name: "empty", limits: &limits, breakers: Vec::new(), trips: 0 },
+        ];
+        render(&shards, &clusters, &control, &ProcessStats::read())
     }
 
     #[test]
@@ -474,6 +570,12 @@ mod tests {
             (r#"outrigger_upstream_pool_connections{state="idle",shard="1"}"#, 2.0),
             (r#"outrigger_plan_generation{shard="0"}"#, 7.0),
             ("outrigger_plan_generation_newest", 8.0),
+            (r#"outrigger_breakers{cluster="app",state="closed"}"#, 2.0),
+            (r#"outrigger_breakers{cluster="app",state="half-open"}"#, 1.0),
+            (r#"outrigger_breakers{cluster="empty",state="closed"}"#, 0.0),
+            (r#"outrigger_breaker_trips_total{cluster="app"}"#, 3.0),
+            (r#"outrigger_limit{cluster="app",kind="requests"}"#, 7.0),
+            (r#"outrigger_limit{cluster="app",kind="pending"}"#, 1024.0),
             ("outrigger_ready", 1.0),
             ("outrigger_draining", 0.0),
             (
@@ -496,6 +598,44 @@ mod tests {
     fn a_shard_that_has_not_said_its_driver_has_none() {
         let series = parse(&page_of(&[ShardCounters::default()], ""));
         assert!(!series.keys().any(|key| key.starts_with("outrigger_driver_info")));
+    }
+
+    /// Every state of every breaker has a series, and one of them is 1.
+    #[test]
+    fn a_breaker_is_in_one_state() {
+        let series = parse(&page_of(&[ShardCounters::default()], ""));
+        let states = |endpoint: &str, kind: &str| -> Vec<f64> {
+            let state = |state: BreakerState| {
+                let key = format!(
+                    r#"outrigger_breaker_state{{cluster="app",endpoint="{endpoint}",kind="{kind}",state="{}"}}"#,
+                    state.name()
+                );
+                series[&key]
+            };
+            BreakerState::ALL.map(state).to_vec()
+        };
+        assert_eq!(states("10.0.0.1:80", "endpoint"), [0.0, 0.0, 1.0, 0.0, 0.0, 0.0]);
+        assert_eq!(states("10.0.0.2:80", "endpoint"), [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        assert_eq!(states("10.0.0.1:80", "route"), [1.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
+    fn too_many_breakers_are_only_counted() {
+        let limits = ClusterLimits::default();
+        for (count, is_told) in [(BREAKERS_TOLD_MAX, true), (BREAKERS_TOLD_MAX + 1, false)] {
+            let names: Vec<_> = (0..count).map(|port| format!("10.0.0.1:{port}")).collect();
+            let breakers = names.iter().map(|endpoint| BreakerView {
+                endpoint,
+                kind: "endpoint",
+                state: BreakerState::Open,
+            });
+            let breakers = breakers.collect();
+            let cluster = ClusterView { name: "app", limits: &limits, breakers, trips: 0 };
+            let page = render(&[], &[cluster], &ControlView::default(), &ProcessStats::read());
+            let series = parse(&page);
+            assert_eq!(series[r#"outrigger_breakers{cluster="app",state="open"}"#], count as f64);
+            assert_eq!(page.contains("outrigger_breaker_state"), is_told, "{count}");
+        }
     }
 
     #[test]

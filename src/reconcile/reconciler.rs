@@ -254,10 +254,9 @@ impl Reconciler {
     /// A request has ended.
     #[inline]
     pub fn complete(&mut self, ticket: Ticket, outcome: Outcome, latency: Duration, now: Nanos) {
+        let slot = ticket.endpoint;
         self.replica.complete(ticket, outcome, latency, now, &mut self.out);
-        if self.replica.is_dirty() && self.shards > 1 {
-            self.out.due_at(self.flushed + FLUSH_INTERVAL);
-        }
+        self.report_later(slot);
         if self.out.has_news() {
             self.dispatch(now);
         }
@@ -288,10 +287,17 @@ impl Reconciler {
         now: Nanos,
     ) {
         self.replica.leave_route(route, pass, outcome, now, &mut self.out);
-        if self.replica.is_dirty() && self.shards > 1 {
+        self.report_later(route);
+        self.dispatch(now);
+    }
+
+    /// What went well is told with the next flush. With one shard there is no hurry, since a
+    /// failure tells it as well; unless it was slow, which nothing else tells.
+    #[inline]
+    fn report_later(&mut self, slot: EndpointSlot) {
+        if self.replica.is_dirty() && (self.shards > 1 || self.replica.has_slow_news(slot)) {
             self.out.due_at(self.flushed + FLUSH_INTERVAL);
         }
-        self.dispatch(now);
     }
 
     // ---- Connections and retries --------------------------------------------------------------

@@ -1057,6 +1057,12 @@ impl Replica {
         !self.dirty.is_empty()
     }
 
+    /// Whether there were slow requests that its home has not been told of.
+    pub fn has_slow_news(&self, slot: EndpointSlot) -> bool {
+        let endpoint = self.endpoints.get(slot.0 as usize).and_then(Option::as_ref);
+        endpoint.is_some_and(|it| it.is_dirty && it.view.report().slow > it.slow_told)
+    }
+
     /// Permits whose time is over go back.
     pub fn tick(&mut self, now: Nanos, out: &mut Out) {
         for endpoint in self.endpoints.iter_mut().flatten() {

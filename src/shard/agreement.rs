@@ -21,15 +21,16 @@ use std::time::Duration;
 
 use slab::Slab;
 
+use super::breakers::Breakers;
 use super::message::{Accepted, ToShard};
 use super::transit::Transit;
-use crate::breaker::{Admits, Outcome, Pass, PermitUse};
+use crate::breaker::{Admits, Outcome, Override, Pass, PermitUse};
 use crate::mailbox::{Inbox, Sender};
 use crate::metrics::ShardCounters;
 use crate::plan::Plan;
 use crate::reconcile::{
-    ClusterId, ClusterSlot, EndpointId, EndpointSlot, Event, FLUSH_INTERVAL, Message, PlanSpec,
-    Reconciler, Refusal, ShardId, Ticket, Waiter, handover,
+    ClusterId, ClusterSlot, EndpointId, EndpointSlot, Event, FLUSH_INTERVAL, Message, Reconciler,
+    Refusal, ShardId, Ticket, Waiter, handover,
 };
 use crate::time::Nanos;
 
@@ -53,6 +54,9 @@ pub struct Agreement {
     connection_waits: Cell<u32>,
     /// Clusters of which idle connections have to be closed.
     closings: RefCell<Vec<ClusterSlot>>,
+    breakers: Breakers,
+    /// Overrides that every shard has, and that the control thread does not know of.
+    overrides: RefCell<Vec<(EndpointId, u64)>>,
     /// Wakes the main task.
     main: Cell<Option<Waker>>,
     /// When the main task looks by itself.
@@ -118,6 +122,8 @@ impl Agreement {
             waits: RefCell::default(),
             connection_waits: Cell::new(0),
             closings: RefCell::default(),
+            breakers: Breakers::default(),
+            overrides: RefCell::default(),
             main: Cell::new(None),
             armed: Cell::new(Nanos::NEVER),
             lag: Cell::new((Duration::ZERO, Nanos::now())),
@@ -305,6 +311,11 @@ impl Agreement {
         self.closings.take()
     }
 
+    /// Overrides that every shard has applied, since the last call: whose, and which.
+    pub fn overrides_applied(&self) -> Vec<(EndpointId, u64)> {
+        self.overrides.take()
+    }
+
     /// After each call that may have brought news: tells the sessions, and wakes the main task.
     fn follow_up(&self) {
         loop {
@@ -322,18 +333,19 @@ impl Agreement {
                     self.wake_main();
                 }
                 Event::Transition { endpoint, epoch, phase } => {
-                    tracing::info!(endpoint = endpoint.0, epoch = epoch.0, ?phase, "breaker");
+                    self.breakers.changed(endpoint, phase, epoch);
                     self.counters.breaker_transitions.add(1);
                 }
                 Event::TripRefused { endpoint } => {
-                    tracing::warn!(
-                        endpoint = endpoint.0,
-                        "breaker stays closed: max_ejected is reached"
-                    );
+                    self.breakers.trip_refused(endpoint);
                     self.counters.breaker_trips_refused.add(1);
                 }
+                Event::OverrideApplied { endpoint, generation } => {
+                    self.overrides.borrow_mut().push((endpoint, generation));
+                    self.wake_main();
+                }
                 // Nobody waits for these yet.
-                Event::RetryGranted { .. } | Event::OverrideApplied { .. } => {}
+                Event::RetryGranted { .. } => {}
             }
         }
         if self.reconciler.borrow().has_news(self.armed.get()) {
@@ -354,14 +366,16 @@ impl Agreement {
     // ---- Plans --------------------------------------------------------------------------------
 
     /// Gets to know who is new.
-    pub fn prepare(&self, plan: &Arc<PlanSpec>) {
-        self.reconciler.borrow_mut().prepare(plan);
+    pub fn prepare(&self, plan: &Arc<Plan>) {
+        self.reconciler.borrow_mut().prepare(&plan.agreement);
+        self.breakers.prepare(plan);
     }
 
     /// The prepared plan holds.
     pub fn activate(&self, plan: &Plan, now: Nanos) {
         self.reconciler.borrow_mut().activate(plan.generation, now);
         self.follow_up();
+        self.breakers.activate(plan.generation);
     }
 
     /// Where an endpoint, or the breaker of a route, is kept. Of an activated plan, all are.
@@ -372,6 +386,21 @@ impl Agreement {
     /// Where a cluster is kept.
     pub fn cluster_slot(&self, id: ClusterId) -> ClusterSlot {
         self.reconciler.borrow().cluster(id).expect("the plan was prepared")
+    }
+
+    // ---- Operators ----------------------------------------------------------------------------
+
+    /// See [`Reconciler::override_to`].
+    pub fn override_to(
+        &self,
+        endpoint: EndpointId,
+        wanted: Override,
+        generation: u64,
+        now: Nanos,
+    ) -> bool {
+        let is_here = self.reconciler.borrow_mut().override_to(endpoint, wanted, generation, now);
+        self.follow_up();
+        is_here
     }
 
     // ---- Requests -----------------------------------------------------------------------------

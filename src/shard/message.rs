@@ -11,6 +11,8 @@
 //!    | <- PlanPrepared { 2 } ------------------ |
 //!    | -- Activate { 2 } ---------------------> |  new requests by 2, those in flight by 1
 //!    | <- PlanApplied { 2 } ------------------- |
+//!    | -- Override { .. } --------------------> |  only to the home of the breaker's cluster
+//!    | <- OverrideApplied { .. } -------------- |  when every shard has it
 //!    | -- Drain(Announce) --------------------> |  accepts on, answers with `Connection: close`
 //!    | -- Drain(Close) -----------------------> |  empties the accept queues, closes listeners
 //!    | <- Drained ----------------------------- |  when the last exchange has ended
@@ -21,8 +23,9 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use crate::breaker::Override;
 use crate::plan::Plan;
-use crate::reconcile::{Message, ShardId};
+use crate::reconcile::{EndpointId, Message, ShardId};
 
 /// To a shard, from the control thread or from another shard.
 #[derive(Debug)]
@@ -34,6 +37,16 @@ pub enum ToShard {
     /// [`FromShard::PlanApplied`].
     Activate {
         /// [`Plan::generation`].
+        generation: u64,
+    },
+    /// Override a breaker that is decided here, and answer with [`FromShard::OverrideApplied`]
+    /// when every shard has it.
+    Override {
+        /// Whose.
+        endpoint: EndpointId,
+        /// What an operator wants.
+        wanted: Override,
+        /// Counts the overrides of the process; a newer one wins.
         generation: u64,
     },
     /// The next step of an orderly end. Steps only go forward; a later one implies the earlier.
@@ -102,6 +115,14 @@ pub enum FromShard {
         /// Who says so.
         shard: usize,
         /// [`Plan::generation`].
+        generation: u64,
+    },
+    /// Every shard has applied an override. Those before it, of the same breaker, may go
+    /// unanswered.
+    OverrideApplied {
+        /// Whose.
+        endpoint: EndpointId,
+        /// Which.
         generation: u64,
     },
     /// Nothing is in flight, nothing is accepted, all is flushed; the thread ends.

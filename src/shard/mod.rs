@@ -6,6 +6,8 @@
 
 pub mod agreement;
 
+pub mod breakers;
+
 pub mod buffers;
 
 pub mod date;
@@ -200,6 +202,9 @@ impl Shard {
             for cluster in self.agreement.closings() {
                 self.plan().close_owed(cluster);
             }
+            for (endpoint, generation) in self.agreement.overrides_applied() {
+                self.tell(FromShard::OverrideApplied { endpoint, generation });
+            }
             if self.drain.get() == Some(Drain::Cut) {
                 // The sessions were woken: they end themselves, and say so in the log.
                 net::yield_now().await;
@@ -242,7 +247,7 @@ impl Shard {
             ToShard::Prepare(plan) => {
                 let generation = plan.generation;
                 if generation > self.plan().generation() {
-                    self.agreement.prepare(&plan.agreement);
+                    self.agreement.prepare(&plan);
                     *self.prepared.borrow_mut() = Some(plan);
                 }
                 self.tell(FromShard::PlanPrepared { shard: self.id, generation });
@@ -267,6 +272,12 @@ impl Shard {
                 }
                 self.counters.plan_generation.set(generation as i64);
                 self.tell(FromShard::PlanApplied { shard: self.id, generation });
+            }
+            ToShard::Override { endpoint, wanted, generation } => {
+                // The control thread sends what it has prepared; it gives up by itself otherwise.
+                if !self.agreement.override_to(endpoint, wanted, generation, Nanos::now()) {
+                    tracing::warn!(shard = self.id, generation, "override of an unknown breaker");
+                }
             }
             ToShard::Drain(step) if Some(step) > self.drain.get() => {
                 self.drain.set(Some(step));

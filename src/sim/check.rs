@@ -2,6 +2,7 @@
 //! and endpoints really did, and compares.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Fault;
 use super::world::{Node, OverrideEpoch, Request};
@@ -18,6 +19,7 @@ struct Truth {
     at: Nanos,
     /// Of the newest epochs: outcomes of requests that were admitted in it.
     failures: BTreeMap<Epoch, u64>,
+    slow: BTreeMap<Epoch, u64>,
     /// Probes sent, and how they ended.
     sent: BTreeMap<Epoch, u32>,
     succeeded: BTreeMap<Epoch, u32>,
@@ -91,12 +93,14 @@ impl Checker {
         endpoint: EndpointId,
         pass: Pass,
         outcome: Outcome,
+        latency: Duration,
         in_time: bool,
         counted_in: Option<Epoch>,
     ) {
+        let is_slow = self.settings.latency_max.is_some_and(|max| latency > max);
         let truth = self.truths.entry(endpoint).or_default();
         if pass.probe.is_some() {
-            let ended = if outcome == Outcome::Success && in_time {
+            let ended = if outcome == Outcome::Success && in_time && !is_slow {
                 &mut truth.succeeded
             } else {
                 &mut truth.failed
@@ -109,6 +113,8 @@ impl Checker {
         }
         let failed = u64::from(outcome == Outcome::Failure);
         *truth.failures.entry(pass.epoch).or_default() += failed;
+        let slow = u64::from(outcome == Outcome::Success && is_slow);
+        *truth.slow.entry(pass.epoch).or_default() += slow;
         let seen = self.seen.entry((shard, endpoint)).or_default();
         if seen.0 != pass.epoch {
             *seen = (pass.epoch, 0, 0);
@@ -142,7 +148,10 @@ impl Checker {
         let count = |map: &BTreeMap<Epoch, u32>| map.get(&before).copied().unwrap_or_default();
         let failures = truth.failures.get(&before).copied().unwrap_or_default();
         let share = u64::from(settings.requests_min * settings.failures_percent).div_ceil(100);
-        let may_trip = failures >= share.min(settings.failures_in_a_row.into());
+        let slow = truth.slow.get(&before).copied().unwrap_or_default();
+        let slow_share = u64::from(settings.requests_min * settings.slow_percent).div_ceil(100);
+        let may_trip = failures >= share.min(settings.failures_in_a_row.into())
+            || settings.latency_max.is_some() && slow >= slow_share;
         let elapsed = now.since(truth.at);
         let by_operator = truth.overrides.last().map(|(_, wanted)| *wanted);
         let is_new = truth.overrides.last().map(|(generation, _)| *generation)
@@ -172,8 +181,8 @@ impl Checker {
         };
         unsafe_if(!is_allowed, || {
             format!(
-                "{endpoint:?} went from {from:?} to {phase:?} ({epoch:?}) with {failures} failures, \
-                 {} probes succeeded and {} failed, after {elapsed:?}",
+                "{endpoint:?} went from {from:?} to {phase:?} ({epoch:?}) with {failures} failures \
+                 and {slow} slow, {} probes succeeded and {} failed, after {elapsed:?}",
                 count(&truth.succeeded),
                 count(&truth.failed)
             )
@@ -196,6 +205,7 @@ impl Checker {
         truth.phase = phase;
         truth.at = now;
         truth.failures.retain(|old, _| *old >= before);
+        truth.slow.retain(|old, _| *old >= before);
         Ok(())
     }
 

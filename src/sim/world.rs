@@ -57,6 +57,9 @@ pub(super) struct Node {
     steps: VecDeque<(Nanos, Step)>,
 }
 
+/// How long a slow request takes.
+const SLOW: Duration = Duration::from_millis(5);
+
 /// A request that is waiting or in flight.
 pub(super) enum Request {
     Waiting { shard: usize, endpoint: EndpointId, waiter: Waiter },
@@ -128,7 +131,9 @@ impl World {
             delay_max: Duration::from_micros([50, 1_000, 10_000, 60_000][fates.below(4) as usize]),
             reorders: fates.below(2) == 0,
         };
+        let slow_counts = fates.below(4) == 0;
         let settings = breaker::Settings {
+            latency_max: slow_counts.then_some(SLOW / 2),
             failures_in_a_row: [2, 3, 5][fates.below(3) as usize],
             requests_min: 6,
             window: Duration::from_millis(500),
@@ -430,7 +435,7 @@ impl World {
                 _ => None,
             })
             .collect();
-        due.into_iter().try_for_each(|token| self.finish(token, Outcome::Failure))
+        due.into_iter().try_for_each(|token| self.finish(token, Outcome::Failure, Duration::ZERO))
     }
 
     fn check(&mut self, shard: usize) -> Result<(), Fault> {
@@ -532,23 +537,27 @@ impl World {
         };
         // Some answers take long, and a probe is settled when its answer begins.
         let goes_on = request.ticket.pass.probe.is_some() && luck & 0x1_0000 != 0;
-        if goes_on { self.settle(token, outcome) } else { self.finish(token, outcome) }
+        let latency = if (luck >> 17).is_multiple_of(4) { SLOW } else { Duration::ZERO };
+        match goes_on {
+            true => self.settle(token, outcome, latency),
+            false => self.finish(token, outcome, latency),
+        }
     }
 
-    fn settle(&mut self, token: u64, outcome: Outcome) -> Result<(), Fault> {
+    fn settle(&mut self, token: u64, outcome: Outcome, latency: Duration) -> Result<(), Fault> {
         let Some(Request::InFlight(request)) = self.requests.get_mut(&token) else { return Ok(()) };
         let (shard, endpoint, pass) = (request.shard, request.endpoint, request.ticket.pass);
         let node = &mut self.nodes[shard];
         node.clock = self.now;
         let now = self.now;
         let counted_in = node.reconciler.view(request.ticket.endpoint).map(|view| view.epoch());
-        node.reconciler.settle_probe(&mut request.ticket, outcome, Duration::ZERO, now);
+        node.reconciler.settle_probe(&mut request.ticket, outcome, latency, now);
         let in_time = now < std::mem::replace(&mut request.end, Nanos::NEVER);
-        self.checker.finished(shard, endpoint, pass, outcome, in_time, counted_in);
+        self.checker.finished(shard, endpoint, pass, outcome, latency, in_time, counted_in);
         self.after(shard)
     }
 
-    fn finish(&mut self, token: u64, outcome: Outcome) -> Result<(), Fault> {
+    fn finish(&mut self, token: u64, outcome: Outcome, latency: Duration) -> Result<(), Fault> {
         let Some(Request::InFlight(request)) = self.requests.remove(&token) else { return Ok(()) };
         let InFlight { shard, endpoint, cluster, ticket, end } = request;
         self.checker.ended(shard, Kind::Requests, cluster, Some(endpoint));
@@ -557,9 +566,9 @@ impl World {
         node.clock = self.now;
         let counted_in = node.reconciler.view(ticket.endpoint).map(|view| view.epoch());
         let (pass, now) = (ticket.pass, self.now);
-        node.reconciler.complete(ticket, outcome, Duration::ZERO, now);
+        node.reconciler.complete(ticket, outcome, latency, now);
         let in_time = now < end;
-        self.checker.finished(shard, endpoint, pass, outcome, in_time, counted_in);
+        self.checker.finished(shard, endpoint, pass, outcome, latency, in_time, counted_in);
         self.after(shard)
     }
 
@@ -934,7 +943,7 @@ impl World {
             .map(|(token, _)| *token)
             .collect();
         for token in flying {
-            self.finish(token, Outcome::Success)?;
+            self.finish(token, Outcome::Success, Duration::ZERO)?;
         }
         let open: Vec<u64> = self.connections.keys().copied().collect();
         for token in open {

@@ -33,6 +33,16 @@ mod balance;
 
 mod limits;
 
+mod cluster_limits;
+
+mod breaker;
+
+mod imbalance;
+
+mod quiet;
+
+mod stalled;
+
 mod pool;
 
 mod timeouts;
@@ -40,6 +50,8 @@ mod timeouts;
 mod bounds;
 
 mod drain;
+
+mod overrides;
 
 mod reload;
 

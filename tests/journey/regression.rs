@@ -1,6 +1,6 @@
 //! One test for each mended fault, with its story.
 
-use crate::support::{End, GET, OK, Origin, Proxy, Setup, pause};
+use crate::support::{End, GET, OK, Origin, Proxy, Setup, eventually, pause};
 
 /// Once a pipeline had filled a large buffer to its last byte, a head that began in there was
 /// refused with 431, although most of the buffer had been dealt with.
@@ -96,4 +96,23 @@ fn a_cut_drain_resets_what_is_not_whole() {
     assert_eq!(proxy.exit().code(), Some(0));
     let (rest, end) = client.rest();
     assert!(rest.is_empty() && end == End::Reset, "{end:?}");
+}
+
+/// The bytes of an upload that came to nothing were counted nowhere.
+#[test]
+fn an_upload_that_fails_is_counted() {
+    const SENT: usize = 100_000;
+    let origin = Origin::start(|peer| {
+        peer.request_head();
+        let _ = peer.rest();
+    });
+    let proxy = Proxy::before(&origin);
+    let mut client = proxy.client();
+    client.send("PUT / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n");
+    client.send(vec![b'x'; SENT]);
+    client.shutdown_write();
+    client.rest();
+    eventually("it is counted", || {
+        proxy.metric("outrigger_received_bytes_total", &[]) >= SENT as f64
+    });
 }

@@ -6,6 +6,10 @@
 
 pub mod client;
 
+pub mod crowd;
+
+pub mod gate;
+
 pub mod message;
 
 pub mod origin;
@@ -18,6 +22,8 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 pub use client::Client;
+pub use crowd::{Crowd, Hammer, by_shard, with_shards};
+pub use gate::{Census, Gate};
 pub use message::Message;
 pub use origin::{Origin, Peer};
 pub use proxy::{Proxy, Setup};

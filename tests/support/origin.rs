@@ -36,7 +36,11 @@ pub struct Peer {
 impl Origin {
     /// Runs `script` for every connection, and closes it afterwards.
     pub fn start(script: impl Fn(&mut Peer) + Send + Sync + 'static) -> Origin {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Origin::on(TcpListener::bind("127.0.0.1:0").expect("a port"), script)
+    }
+
+    /// The same, on a socket of the test's.
+    pub fn on(listener: TcpListener, script: impl Fn(&mut Peer) + Send + Sync + 'static) -> Origin {
         let address = listener.local_addr().expect("an address");
         let shared = Arc::new(Shared::default());
         let (ours, script) = (shared.clone(), Arc::new(script));

@@ -309,6 +309,15 @@ impl Proxy {
         write_config(self.directory.path(), yaml);
     }
 
+    /// Replaces the configuration by what the same setup says now, and waits until it holds.
+    #[track_caller]
+    pub fn reload(&self, setup: &Setup) {
+        let generation = self.metric("outrigger_plan_generation_newest", &[]) as u64 + 1;
+        self.rewrite(&setup.yaml());
+        self.signal(Signal::HUP);
+        self.await_generation(generation);
+    }
+
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
     }

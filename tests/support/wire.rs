@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::sync::{Arc, Mutex};
 
 use socket2::SockRef;
@@ -30,6 +31,7 @@ pub struct Broken {
 /// One connection.
 pub struct Wire {
     stream: TcpStream,
+    peer: SocketAddr,
     /// Received and not yet read by the test.
     received: Vec<u8>,
     ended: Option<End>,
@@ -42,7 +44,8 @@ impl Wire {
         stream.set_nodelay(true).expect("TCP_NODELAY");
         stream.set_read_timeout(Some(PATIENCE)).expect("a read timeout");
         stream.set_write_timeout(Some(PATIENCE)).expect("a write timeout");
-        Wire { stream, received: Vec::new(), ended: None, record: None }
+        let peer = stream.peer_addr().unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+        Wire { stream, peer, received: Vec::new(), ended: None, record: None }
     }
 
     /// Also keeps all that is received.
@@ -52,6 +55,20 @@ impl Wire {
 
     pub fn local_address(&self) -> SocketAddr {
         self.stream.local_addr().expect("a local address")
+    }
+
+    pub fn peer_address(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// A second handle of the socket: the connection ends when both are dropped.
+    pub fn stream_again(&self) -> TcpStream {
+        self.stream.try_clone().expect("a descriptor")
+    }
+
+    /// Whether neither side has ended it, as far as the kernel knows.
+    pub fn is_established(&self) -> bool {
+        is_established(&self.stream)
     }
 
     /// Sends all of it.
@@ -283,6 +300,18 @@ impl Wire {
             other => panic!("something came: {other:?}, {:?}", byte[0] as char),
         }
     }
+}
+
+/// Whether neither side has ended it, as far as the kernel knows.
+pub fn is_established(stream: &TcpStream) -> bool {
+    // `struct tcp_info` begins with `tcpi_state`; 1 is TCP_ESTABLISHED (tcp(7), linux/tcp.h).
+    let (mut state, mut length) = (0_u8, 1 as libc::socklen_t);
+    // SAFETY: the kernel writes at most `length` bytes, and `state` has as many.
+    let result = unsafe {
+        let state = (&raw mut state).cast();
+        libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, state, &mut length)
+    };
+    result == 0 && state == 1
 }
 
 /// Bytes as text, for assertions that fail.
