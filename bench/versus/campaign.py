@@ -245,9 +245,9 @@ def command() -> str:
     program = Path(sys.argv[0]).absolute()
     shown, words = [], iter(sys.argv[1:])
     for word in words:
-        if word in ("--outrigger", "--loadgen", "--raw"):
+        if word in ("--outrigger", "--loadgen", "--raw", "--before"):
             next(words, None)
-        elif not word.startswith(("--outrigger=", "--loadgen=", "--raw=")):
+        elif not word.startswith(("--outrigger=", "--loadgen=", "--raw=", "--before=")):
             shown.append(word)
     name = program.relative_to(ROOT) if ROOT in program.parents else program.name
     return shlex.join([str(name), *shown])

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .machine import CpuTicks
-from .process import PATIENCE_S, Server, connect, cpu_list, free_port, pinned
+from .process import PATIENCE_S, Server, as_nice_as_we, connect, cpu_list, free_port, pinned
 from .results import DISTURBED, NOT_SATURATED, RATE_MISSED, SHARED, STOLEN, Figures
 from .rivals import Proxy, Setting
 from .scenario import Scenario
@@ -264,6 +264,7 @@ class Measurement:
                 pinned(self.bench.cpus_load, command), stdin=subprocess.DEVNULL,
                 stdout=output, stderr=output, start_new_session=True,
             )
+        as_nice_as_we(process.pid)
         reloads: list[float] = []
         deadline = time.monotonic() + seconds + 2 * PATIENCE_S
         next_reload = time.monotonic() + self.scenario.reload_every_s / 2

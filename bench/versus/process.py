@@ -1,5 +1,6 @@
 """Processes of a measurement: starting, stopping, and what the kernel counts of them."""
 
+import contextlib
 import os
 import random
 import re
@@ -27,6 +28,14 @@ class ProcessError(Exception):
 def pinned(cpus: list[int], command: list[str]) -> list[str]:
     """The command, on these CPUs, and ended with us whatever ends us."""
     return ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", cpu_list(cpus), *command]
+
+
+def as_nice_as_we(leader: int) -> None:
+    """A session's priority is its group's, not that of its processes; sched(7), autogroup."""
+    nice = os.getpriority(os.PRIO_PROCESS, 0)
+    with contextlib.suppress(OSError):
+        if nice:
+            Path(f"/proc/{leader}/autogroup").write_text(str(nice))
 
 
 def cpu_list(cpus: list[int]) -> str:
@@ -73,6 +82,7 @@ class Server:
                 pinned(cpus, command), stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 cwd=folder, env={**os.environ, **(environment or {})}, start_new_session=True,
             )
+        as_nice_as_we(process.pid)
         server = cls(name, port, process, log)
         try:
             server.wait_until_it_listens()

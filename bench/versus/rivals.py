@@ -58,15 +58,21 @@ class Setting:
     traits: frozenset[str]
     port: int = field(default_factory=free_port)
     admin: int = field(default_factory=free_port)
+    # Workers, where they are not one for each CPU; then nobody pins them.
+    count: int | None = None
+    # What else the templates ask for.
+    values: dict[str, str] = field(default_factory=dict)
 
     @property
     def workers(self) -> int:
-        return len(self.cpus)
+        return self.count or len(self.cpus)
 
     def write(self, template: str, generation: int, name: str | None = None) -> Path:
         """Fills a template in; answers tell the generation where the scenario reloads."""
         traits = set(self.traits)
-        if self.workers > 1:
+        if self.count is not None:
+            traits.add("counted")
+        elif self.workers > 1:
             traits.add("several_workers")
         if self.workers > 1 or "reload" in traits:
             traits.add("master")
@@ -78,6 +84,7 @@ class Setting:
             "CPUS": cpu_list(self.cpus),
             "CPU_LIST": ", ".join(map(str, self.cpus)),
             "GENERATION": str(generation),
+            **self.values,
         }
         path = self.folder / (name or template)
         text = (TEMPLATES / template).read_text()
