@@ -88,6 +88,9 @@ pub struct Shard {
     sessions: RefCell<Slab<Entry>>,
     listeners: RefCell<Vec<Rc<ListenerState>>>,
     listeners_open: Cell<usize>,
+    /// Connections that others have handed over before this shard had its first plan. They stay
+    /// counted as on their way, so that nobody sends more than its share.
+    early: RefCell<Vec<Accepted>>,
     to_control: Sender<FromShard>,
     /// Wakes the housekeeping, while there is nothing for it to do.
     house: Cell<Option<Waker>>,
@@ -123,6 +126,7 @@ impl Shard {
             sessions: RefCell::new(Slab::with_capacity(1024)),
             listeners: RefCell::new(Vec::new()),
             listeners_open: Cell::new(0),
+            early: RefCell::default(),
             to_control,
             house: Cell::new(None),
         }))
@@ -269,6 +273,9 @@ impl Shard {
                     for (index, listening) in listeners.into_iter().enumerate() {
                         self.start_listener(index, listening);
                     }
+                    for accepted in self.early.take() {
+                        self.take_over(accepted);
+                    }
                 }
                 self.counters.plan_generation.set(generation as i64);
                 self.tell(FromShard::PlanApplied { shard: self.id, generation });
@@ -295,6 +302,9 @@ impl Shard {
             }
             ToShard::Drain(_) => {}
             ToShard::StopNow => return false,
+            ToShard::Accepted(accepted) if listeners.is_some() => {
+                self.early.borrow_mut().push(accepted);
+            }
             ToShard::Accepted(accepted) => self.take_over(accepted),
             ToShard::Peer { .. } => unreachable!("the agreement keeps these to itself"),
         }
