@@ -172,18 +172,25 @@ impl<'a> Exchange<'a> {
         self.shard.agreement.look(now);
         let mut route = None;
         if let Some(breaker) = breaker {
-            let slot = order.plan.route_breaker(breaker);
-            let entered = Box::pin(self.enter_route(order, cluster, slot)).await;
-            route = Some(Box::new(entered.map_err(|reason| Failure::untold(reason, body_left))?));
+            let id = order.plan.shared().route_breakers[breaker];
+            let entered = Box::pin(self.enter_route(order, cluster, id)).await;
+            let entered = entered.map_err(|reason| Failure::untold(reason, body_left))?;
+            route = entered.map(Box::new);
         }
-        let mut has_waited = false;
-        let (endpoint, mut place) = match self.place_at_once(&order.plan, cluster, hash, now) {
+        // After a wait at the route's breaker the plan may be another one.
+        let placed = match breaker {
+            None => self.place_at_once(&order.plan, cluster, hash, now),
+            Some(_) => Err(None),
+        };
+        let (endpoint, mut place) = match placed {
             Ok(placed) => placed,
             Err(chosen) => {
-                has_waited = true;
                 let placed = Box::pin(self.place(order, cluster, hash, chosen)).await;
                 now = Nanos::now();
-                placed.map_err(|reason| Failure::untold(reason, body_left))?
+                let (endpoint, mut place) =
+                    placed.map_err(|reason| Failure::untold(reason, body_left))?;
+                place.has_waited();
+                (endpoint, place)
             }
         };
         order.endpoint = Some(endpoint.clone());
@@ -227,6 +234,7 @@ impl<'a> Exchange<'a> {
                     match opened {
                         // It spoke before it was asked: whatever that is, it is no answer.
                         Ok(new) if !new.reused && !new.socket().is_quiet() => {
+                            place.used();
                             break Failure::untold(Reason::BadAnswer, body_left);
                         }
                         Ok(connection) => connection,
@@ -265,7 +273,10 @@ impl<'a> Exchange<'a> {
                 Err(Undone::CutOff(failure)) => break failure,
             }
         };
-        let had_its_time = !has_waited && !failure.body_left;
+        let timeouts = order.timeouts();
+        let had_its_time = !failure.body_left
+            && failure.told.is_none()
+            && order.complete.since(order.began) * 2 < timeouts.total;
         let latency = failure.upstream_time.unwrap_or_default();
         place.end(Err(failure.reason), had_its_time, latency, Nanos::now());
         Err(failure)
@@ -283,6 +294,7 @@ impl<'a> Exchange<'a> {
         let lease = match endpoint.lease() {
             Some(lease) => lease,
             None => {
+                place.has_waited();
                 let opening = self.opening(order, cluster, endpoint, replayable);
                 match Box::pin(opening).await? {
                     Opening::Lease(lease) => lease,

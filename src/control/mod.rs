@@ -165,7 +165,8 @@ async fn serve(
             () = until(due) => control.on_due(Instant::now()),
         }
     }
-    let drained = control.shutdown.all_drained();
+    let told = control.shards.iter().all(|shard| shard.waiting.is_empty());
+    let drained = control.shutdown.all_drained() && told;
     control.access_logs.stop();
     Ok(Exit { code: 0, drained })
 }
@@ -478,7 +479,13 @@ impl Control {
                         shard.post(ToShard::StopNow);
                     }
                 }
-                Order::Exit => return true,
+                Order::Exit => {
+                    for shard in &mut self.shards {
+                        shard.waiting.clear();
+                        shard.post(ToShard::StopNow);
+                    }
+                    return true;
+                }
             }
         }
         false

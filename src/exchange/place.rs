@@ -19,7 +19,7 @@ use crate::admit::Order;
 use crate::breaker::{Outcome, Pass};
 use crate::plan::Cluster;
 use crate::reason::{Fault, Reason};
-use crate::reconcile::{EndpointSlot, Refusal, Standing, Ticket};
+use crate::reconcile::{EndpointId, EndpointSlot, Refusal, Standing, Ticket};
 use crate::shard::agreement::{Agreement, For, News, Wait};
 use crate::shard::plan::ShardPlan;
 use crate::time::Nanos;
@@ -37,6 +37,8 @@ pub(super) struct Place<'a> {
     route: Option<Box<RoutePass<'a>>>,
     /// Something was sent, or tried: the endpoint may have seen the request.
     used: bool,
+    /// It took some time to get this place, or a connection: not the endpoint's doing.
+    has_waited: bool,
     failure_statuses: bool,
 }
 
@@ -44,7 +46,14 @@ impl<'a> Place<'a> {
     #[inline]
     fn new(agreement: &'a Agreement, ticket: Ticket, cluster: &Cluster) -> Place<'a> {
         let failure_statuses = cluster.failure_statuses;
-        Place { agreement, ticket: Some(ticket), route: None, used: false, failure_statuses }
+        Place {
+            agreement,
+            ticket: Some(ticket),
+            route: None,
+            used: false,
+            has_waited: false,
+            failure_statuses,
+        }
     }
 
     /// Leaves the route's breaker together with the endpoint's.
@@ -63,6 +72,11 @@ impl<'a> Place<'a> {
         let own = own.and_then(|ticket| self.agreement.probe_end(ticket.endpoint));
         let route = self.route.as_ref().and_then(|route| route.probe_until);
         [own, route].into_iter().flatten().min()
+    }
+
+    /// Time has gone by that was not the endpoint's.
+    pub fn has_waited(&mut self) {
+        self.has_waited = true;
     }
 
     /// From now on the request's end says something about its endpoint.
@@ -91,7 +105,7 @@ impl<'a> Place<'a> {
     }
 
     /// The exchange has ended: in this answer's status, or without one. `had_its_time`: what went
-    /// by, went by at the endpoint.
+    /// by since the request was here, went by at the endpoint.
     #[inline(always)]
     pub fn end(
         &mut self,
@@ -103,6 +117,7 @@ impl<'a> Place<'a> {
         if !self.used {
             return;
         }
+        let had_its_time = had_its_time && !self.has_waited;
         let outcome = outcome_of(ended, self.failure_statuses, had_its_time);
         if let Some(ticket) = self.ticket.take() {
             self.agreement.complete(ticket, outcome, latency, now);
@@ -320,7 +335,7 @@ impl<'a> Exchange<'a> {
         Err(Reason::BreakerOpen)
     }
 
-    /// Leave of a route's breaker.
+    /// Leave of a route's breaker; `None` where it has gone with a reload.
     ///
     /// # Errors
     /// Why there is none.
@@ -328,18 +343,21 @@ impl<'a> Exchange<'a> {
         &mut self,
         order: &Order,
         cluster: usize,
-        slot: EndpointSlot,
-    ) -> Result<RoutePass<'a>, Reason> {
+        id: EndpointId,
+    ) -> Result<Option<RoutePass<'a>>, Reason> {
         let agreement = &*self.shard.agreement;
         let due = self.pending_due(order, cluster);
         for _ in 0..CHOICES_MAX {
             let now = Nanos::now();
+            // By its number, each time: a reload may have taken it away while this waited.
+            let Some(slot) = agreement.endpoint(id) else { return Ok(None) };
             match agreement.enter_route(slot, now) {
                 Ok(pass) => {
                     let probe_until = pass.probe.and_then(|_| agreement.probe_end(slot));
-                    return Ok(RoutePass { agreement, slot, pass: Some(pass), probe_until });
+                    return Ok(Some(RoutePass { agreement, slot, pass: Some(pass), probe_until }));
                 }
                 Err(Refusal::NeedsPermit) => {}
+                Err(Refusal::Retired) => return Ok(None),
                 Err(_) => return Err(Reason::BreakerOpen),
             }
             let wait = match agreement.wait(For::Permit(slot), now) {
@@ -366,17 +384,25 @@ impl<'a> Exchange<'a> {
         replayable: bool,
     ) -> Result<Opening, Reason> {
         let agreement = &*self.shard.agreement;
-        let due = self.pending_due(order, cluster);
+        let mut due = self.pending_due(order, cluster);
+        if let Some(until) = order.probe_until {
+            due = due.min(until);
+        }
+        // Not before those who have waited longer.
+        let mut may_take =
+            order.probe_until.is_none() && !agreement.awaits_connection(endpoint.slot);
         loop {
             let now = Nanos::now();
             let pool = &order.plan.cluster(cluster).pool;
-            if order.probe_until.is_none()
-                && let Some(kept) = endpoint.take_idle(pool, now, replayable)
-            {
+            if may_take && let Some(kept) = endpoint.take_idle(pool, now, replayable) {
                 return Ok(Opening::Kept(kept));
             }
             if let Some(lease) = endpoint.lease() {
                 return Ok(Opening::Lease(lease));
+            }
+            if self.shard.plan().close_for(endpoint) {
+                // An idle one to another endpoint of the cluster gives way.
+                continue;
             }
             let Ok(wait) = agreement.wait(For::Connection(endpoint.slot), now) else {
                 // It has left the plan.
@@ -384,7 +410,7 @@ impl<'a> Exchange<'a> {
             };
             match self.wait(wait, due).await? {
                 Waited::News(News::Connect(_)) => return Ok(Opening::Lease(endpoint.leased())),
-                Waited::News(_) => {}
+                Waited::News(_) => may_take = order.probe_until.is_none(),
                 Waited::Late(_) => return Err(self.late(order)),
             }
         }

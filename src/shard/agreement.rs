@@ -29,8 +29,8 @@ use crate::mailbox::{Inbox, Sender};
 use crate::metrics::ShardCounters;
 use crate::plan::Plan;
 use crate::reconcile::{
-    ClusterId, ClusterSlot, EndpointId, EndpointSlot, Event, FLUSH_INTERVAL, Message, Reconciler,
-    Refusal, ShardId, Ticket, Waiter, handover,
+    ClusterId, ClusterSlot, EndpointId, EndpointSlot, Event, FLUSH_INTERVAL, Kind, Message,
+    Reconciler, Refusal, ShardId, Ticket, Waiter, handover,
 };
 use crate::time::Nanos;
 
@@ -172,7 +172,10 @@ impl Agreement {
 
     /// See [`Inbox::prepare_sleep`]. `Some`: when to look by oneself.
     pub fn prepare_sleep(&self) -> Option<Nanos> {
-        if !self.orders.borrow().is_empty() || !self.inbox.borrow().prepare_sleep() {
+        if !self.orders.borrow().is_empty()
+            || !self.closings.borrow().is_empty()
+            || !self.inbox.borrow().prepare_sleep()
+        {
             return None;
         }
         let due = self.reconciler.borrow().next_due();
@@ -381,6 +384,17 @@ impl Agreement {
     /// Where an endpoint, or the breaker of a route, is kept. Of an activated plan, all are.
     pub fn slot(&self, id: EndpointId) -> EndpointSlot {
         self.reconciler.borrow().endpoint(id).expect("the plan was prepared")
+    }
+
+    /// The same, where it may have left with a reload.
+    pub fn endpoint(&self, id: EndpointId) -> Option<EndpointSlot> {
+        self.reconciler.borrow().endpoint(id)
+    }
+
+    /// Whether this shard has no place left for a connection to this cluster.
+    pub fn lacks_connections(&self, cluster: ClusterSlot) -> bool {
+        let own = self.reconciler.borrow();
+        own.cluster_purse(Kind::Connections, cluster).is_some_and(|purse| purse.free() == 0)
     }
 
     /// Where a cluster is kept.
@@ -609,11 +623,15 @@ impl Future for Wait<'_> {
 impl Drop for Wait<'_> {
     fn drop(&mut self) {
         let Some(key) = self.key else { return };
-        let Entry { waiter, news, .. } = self.agreement.leave(key);
+        let Entry { waiter, news, connection, .. } = self.agreement.leave(key);
         let now = Nanos::now();
         match (news, waiter) {
             (Some(News::Admitted(ticket)), _) => self.agreement.give_back(ticket, now),
             (Some(News::Connect(slot)), _) => self.agreement.close_connection(slot),
+            // What it was told of is for the next.
+            (Some(News::Elsewhere), _) => {
+                connection.into_iter().for_each(|slot| self.agreement.connection_is_idle(slot));
+            }
             (None, Some(waiter)) => {
                 self.agreement.reconciler.borrow_mut().cancel(waiter, now);
                 self.agreement.follow_up();

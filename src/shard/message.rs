@@ -17,6 +17,7 @@
 //!    | -- Drain(Close) -----------------------> |  empties the accept queues, closes listeners
 //!    | <- Drained ----------------------------- |  when the last exchange has ended
 //!    | -- Drain(Cut) -------------------------> |  only if that took too long
+//!    | -- StopNow (all have drained) ---------> |  the thread ends
 //! ```
 
 use std::net::SocketAddr;
@@ -125,7 +126,8 @@ pub enum FromShard {
         /// Which.
         generation: u64,
     },
-    /// Nothing is in flight, nothing is accepted, all is flushed; the thread ends.
+    /// Nothing is in flight, nothing is accepted, all is flushed. The thread stays until it is told
+    /// [`ToShard::StopNow`]: the others may need what it decides.
     Drained {
         /// Who says so.
         shard: usize,

@@ -196,6 +196,7 @@ impl Shard {
         net::spawn(self.clone().keep_house());
         net::spawn(parking::run(self.clone()));
         let mut timer = Timer::new(Nanos::now());
+        let mut drained = false;
         loop {
             self.agreement.read(Nanos::now());
             while let Some(order) = self.agreement.next_order() {
@@ -209,15 +210,16 @@ impl Shard {
             for (endpoint, generation) in self.agreement.overrides_applied() {
                 self.tell(FromShard::OverrideApplied { endpoint, generation });
             }
-            if self.drain.get() == Some(Drain::Cut) {
+            if !drained && self.drain.get() == Some(Drain::Cut) {
                 // The sessions were woken: they end themselves, and say so in the log.
                 net::yield_now().await;
                 self.cut_off();
             }
-            if self.has_drained() {
+            if !drained && self.has_drained() {
+                // It stays until all have: it may be the home of what the others still need.
+                drained = true;
                 self.access_log.borrow_mut().flush();
                 self.tell(FromShard::Drained { shard: self.id });
-                return;
             }
             self.agreement.send(Nanos::now());
             if let Some(due) = self.agreement.prepare_sleep() {

@@ -124,6 +124,17 @@ impl ShardPlan {
         self.route_breakers[index]
     }
 
+    /// Closes an idle connection to another endpoint of the same cluster, where that is what a new
+    /// one lacks. `false`: it is not, or there is none.
+    pub fn close_for(&self, endpoint: &Rc<Endpoint>) -> bool {
+        let is_its = |cluster: &&ShardCluster| {
+            cluster.endpoints.iter().any(|other| Rc::ptr_eq(other, endpoint))
+        };
+        let Some(cluster) = self.clusters.iter().find(is_its) else { return false };
+        endpoint.agreement().lacks_connections(cluster.slot)
+            && cluster.endpoints.iter().any(|other| other.close_oldest())
+    }
+
     /// Closes idle connections of a cluster, as many as others wait for.
     pub fn close_owed(&self, slot: ClusterSlot) {
         let clusters = self.clusters.iter().filter(|cluster| cluster.slot == slot);

@@ -148,16 +148,25 @@ impl Endpoint {
 
     /// Closes the oldest idle connections, as many as others wait for.
     pub fn close_owed(&self) {
-        while self.agreement.owes_connection(self.slot) {
-            let mut idle = self.idle.borrow_mut();
-            if idle.is_empty() {
-                return;
-            }
-            let oldest = idle.remove(0);
-            drop(idle);
-            self.counters.upstream_idle.sub(1);
-            drop(oldest);
+        while self.agreement.owes_connection(self.slot) && self.close_oldest() {}
+    }
+
+    /// Closes the connection that has been idle for longest; `false` if there is none.
+    pub fn close_oldest(&self) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        if idle.is_empty() {
+            return false;
         }
+        let oldest = idle.remove(0);
+        drop(idle);
+        self.counters.upstream_idle.sub(1);
+        drop(oldest);
+        true
+    }
+
+    /// This shard's part in the agreement.
+    pub fn agreement(&self) -> &Agreement {
+        &self.agreement
     }
 
     /// Nothing names it any more: closes what is kept, and keeps nothing that comes back.

@@ -513,7 +513,6 @@ fn an_endpoint_with_few_requests_comes_back() {
 
 /// A probe has a connection of its own; the one that is kept must not be in its way.
 #[test]
-#[ignore = "a shard does not close its own idle connections for its own waiters"]
 fn a_probe_finds_a_connection_where_there_is_only_one() {
     with_shards(&SHARDS, |shards| {
         let gate = Gate::new();

@@ -310,7 +310,6 @@ fn an_idle_connection_gives_way_to_another_shards() {
 }
 
 #[test]
-#[ignore = "a shard does not close its own idle connections for its own waiters"]
 fn an_idle_connection_gives_way_to_another_endpoints() {
     with_shards(&SHARDS, |shards| {
         let census = Census::default();
@@ -534,7 +533,6 @@ fn places_come_back_from_connects_that_fail() {
 
 /// The end of the process waits for those in the queue, too, whichever shards they are on.
 #[test]
-#[ignore = "a home leaves when its own sessions have ended, and with it all credits"]
 fn who_waits_is_served_before_the_end() {
     with_shards(&[0, 1, 2, 3], |spared| {
         let gate = Gate::shut_from_the_start();

@@ -103,7 +103,6 @@ fn nothing_is_lost_by_a_hand_over() {
 /// Nor where the end begins while connections are on their way from shard to shard. The proxy is
 /// stopped at first, so that many connections come at once.
 #[test]
-#[ignore = "a shard may have ended when a connection is handed to it"]
 fn nothing_is_lost_by_a_hand_over_during_a_drain() {
     for _ in 0..20 {
         let origin = Origin::answering(OK);
