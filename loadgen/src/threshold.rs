@@ -1,5 +1,7 @@
 //! `p99<20ms`, `errors<0.1%`, `rate>9.9k`: what a run must hold. Pure.
 
+use hdrhistogram::Histogram;
+
 use crate::report::Report;
 use crate::units;
 
@@ -108,8 +110,12 @@ fn number(text: &str) -> Result<f64, String> {
 }
 
 impl Threshold {
-    /// Whether the report holds it.
+    /// Whether the report holds it. What nobody was answered in was not fast: a latency without an
+    /// answer holds nothing.
     pub fn holds(&self, report: &Report) -> bool {
+        if self.histogram(report).is_some_and(Histogram::is_empty) {
+            return false;
+        }
         let value = self.value(report);
         match self.operator {
             Operator::Less => value < self.limit,
@@ -121,6 +127,9 @@ impl Threshold {
 
     /// What the report has there, for people.
     pub fn shown(&self, report: &Report) -> String {
+        if self.histogram(report).is_some_and(Histogram::is_empty) {
+            return "no answer".to_owned();
+        }
         let value = self.value(report);
         match self.metric {
             Metric::Quantile { .. } | Metric::Mean { .. } => units::show_nanos(value as u64),
@@ -130,13 +139,23 @@ impl Threshold {
         }
     }
 
-    fn value(&self, report: &Report) -> f64 {
-        let histogram = |service| if service { &report.service } else { &report.corrected };
+    /// Where a latency is looked up.
+    fn histogram<'a>(&self, report: &'a Report) -> Option<&'a Histogram<u64>> {
         match self.metric {
-            Metric::Quantile { quantile, service } => {
-                histogram(service).value_at_quantile(quantile) as f64
+            Metric::Quantile { service, .. } | Metric::Mean { service } => {
+                Some(if service { &report.service } else { &report.corrected })
             }
-            Metric::Mean { service } => histogram(service).mean(),
+            Metric::ErrorShare | Metric::Errors | Metric::Rate => None,
+        }
+    }
+
+    fn value(&self, report: &Report) -> f64 {
+        let histogram = self.histogram(report);
+        match self.metric {
+            Metric::Quantile { quantile, .. } => {
+                histogram.map_or(0.0, |it| it.value_at_quantile(quantile) as f64)
+            }
+            Metric::Mean { .. } => histogram.map_or(0.0, Histogram::mean),
             // With nothing asked and nothing answered, nothing was held.
             Metric::ErrorShare => report.error_share(),
             Metric::Errors => report.failures.total() as f64,

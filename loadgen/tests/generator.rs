@@ -210,6 +210,27 @@ fn a_threshold_decides_the_exit() {
     }
 }
 
+/// A latency that nobody was answered in was not fast.
+#[test]
+fn without_an_answer_no_latency_is_held() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let target = format!("http://{}/", listener.local_addr().unwrap());
+    // Whatever is asked, the connection ends. The thread ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream: TcpStream = stream;
+            std::thread::spawn(move || {
+                let _ = stream.read(&mut [0; 1024]);
+            });
+        }
+    });
+    let common = ["-q", "-R", "50", "-n", "20", "-c", "4", "-t", "1"];
+    let output = run(&[&common[..], &["--threshold", "p99<1h", &target]].concat());
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(99), "{text}");
+    assert!(text.contains("Threshold    p99<1h: FAILED (no answer)"), "{text}");
+}
+
 /// What it says that it sent is what the origin counted.
 #[test]
 fn its_counts_are_the_origins() {

@@ -92,8 +92,7 @@ impl Checker {
         shard: usize,
         endpoint: EndpointId,
         pass: Pass,
-        outcome: Outcome,
-        latency: Duration,
+        (outcome, latency): (Outcome, Duration),
         in_time: bool,
         counted_in: Option<Epoch>,
     ) {

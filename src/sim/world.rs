@@ -553,7 +553,7 @@ impl World {
         let counted_in = node.reconciler.view(request.ticket.endpoint).map(|view| view.epoch());
         node.reconciler.settle_probe(&mut request.ticket, outcome, latency, now);
         let in_time = now < std::mem::replace(&mut request.end, Nanos::NEVER);
-        self.checker.finished(shard, endpoint, pass, outcome, latency, in_time, counted_in);
+        self.checker.finished(shard, endpoint, pass, (outcome, latency), in_time, counted_in);
         self.after(shard)
     }
 
@@ -568,7 +568,7 @@ impl World {
         let (pass, now) = (ticket.pass, self.now);
         node.reconciler.complete(ticket, outcome, latency, now);
         let in_time = now < end;
-        self.checker.finished(shard, endpoint, pass, outcome, latency, in_time, counted_in);
+        self.checker.finished(shard, endpoint, pass, (outcome, latency), in_time, counted_in);
         self.after(shard)
     }
 

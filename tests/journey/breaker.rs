@@ -273,7 +273,7 @@ fn what_we_refuse_ourselves_does_not_count() {
             .setup()
             .shards(&format!("count: {shards}"))
             .cluster(&format!("breaker: {{{TOUCHY}}}"))
-            .cluster("limits: {max_requests: 1, max_pending: 1, pending_timeout: 100ms}")
+            .cluster("limits: {max_requests: 1, max_pending: 1, pending_timeout: 1s}")
             .route("body_bytes_max: 10")
             .start();
         let mut first = proxy.client();

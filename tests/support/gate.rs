@@ -124,9 +124,10 @@ impl Gate {
         &self.origin
     }
 
-    /// A configuration with this as the only endpoint, and reasons told.
+    /// A configuration with this as the only endpoint, reasons told, and clients that may take
+    /// their time: many are connected before the first one asks.
     pub fn setup(&self) -> Setup {
-        Setup::new(&self.origin).listener("reason_header: true")
+        Setup::new(&self.origin).listener("reason_header: true, timeouts: {header: 0s, idle: 0s}")
     }
 
     /// What comes, stays.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use outrigger::balance::{Balancer, HashKey, Policy};
 use outrigger::plan::Endpoint;
+use outrigger::reconcile::EndpointId;
 
 use crate::messages::{GET_BROWSER, request};
 use crate::{Step, Turns, Work};
@@ -68,6 +69,7 @@ fn by_weight(index: usize) -> u32 {
 fn pick(policy: Policy, count: usize, weight: fn(usize) -> u32) -> Work {
     let endpoints: Vec<Endpoint> = (0..count)
         .map(|index| Endpoint {
+            id: EndpointId(index as u32),
             address: ([10, 0, 0, index as u8], 80).into(),
             weight: weight(index),
             name: format!("10.0.0.{index}:80"),

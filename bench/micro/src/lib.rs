@@ -2,11 +2,11 @@
 //! counts and `benches/time.rs` times. Only what the proxy's library shows to everybody is called,
 //! with inputs that the optimiser cannot see through.
 //!
-//! A step that is new, such as the breaker's `admit` and `record`, gets a module of its own with a
-//! constant `STEPS`, and a line in [`steps`].
+//! A step that is new gets a module of its own with a constant `STEPS`, and a line in [`steps`].
 
 use std::hint::black_box;
 
+mod agreement;
 mod balance;
 mod framing;
 mod head;
@@ -41,6 +41,7 @@ pub fn steps() -> impl Iterator<Item = &'static Step> {
         path::STEPS,
         route::STEPS,
         balance::STEPS,
+        agreement::STEPS,
         request::STEPS,
         record::STEPS,
         mailbox::STEPS,

@@ -13,6 +13,7 @@ use outrigger::http::head::{
 };
 use outrigger::http::path::{Normal, PathPolicy, normalise};
 use outrigger::plan::Endpoint;
+use outrigger::reconcile::EndpointId;
 use outrigger::route::{Action, Forward, HeaderRules, Matcher, RequestView, Route, Router};
 
 use crate::messages::{
@@ -188,6 +189,7 @@ fn whole_request(bytes: &'static [u8]) -> Work {
     let router = Router::new(vec![(Matcher::default(), route)]);
     let endpoints: Vec<Endpoint> = (1..4)
         .map(|last| Endpoint {
+            id: EndpointId(last.into()),
             address: ([10, 0, 0, last], 80).into(),
             weight: 1,
             name: format!("10.0.0.{last}:80"),
