@@ -247,15 +247,16 @@ pub async fn yield_now() {
 }
 
 impl Watch {
-    /// One batch of edges.
-    fn pass_on(&self, now: Nanos) {
+    /// One batch of edges; `true` if that was all of them.
+    fn pass_on(&self, now: Nanos) -> bool {
         let none = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         let mut events = self.events.take();
         events.clear();
         // An error is EINTR: it is still readable.
         let taken =
             epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), Some(&none));
-        if taken.is_ok_and(|count| count < EDGES_MAX) {
+        let all = taken.is_ok_and(|count| count < EDGES_MAX);
+        if all {
             self.taken.set(now);
         }
         let places = self.places.borrow();
@@ -273,6 +274,7 @@ impl Watch {
             }
         }
         self.events.set(events);
+        all
     }
 }
 
@@ -283,7 +285,9 @@ pub(super) fn refresh(now: Nanos, age_max: Duration) {
         if let Some(watch) = watch
             && now.since(watch.taken.get()) > age_max
         {
-            watch.pass_on(now);
+            // Each socket is told of once, so that this ends, however many have news.
+            let batches_max = watch.places.borrow().len() / EDGES_MAX + 2;
+            let _ = (0..batches_max).find(|_| watch.pass_on(now));
         }
     });
 }

@@ -171,13 +171,23 @@ fn unasked_bytes_are_seen_behind_a_crowd() {
     const CROWD: usize = 300;
     let (sent, all_sent) = std::sync::mpsc::channel();
     let gate = std::sync::Arc::new((std::sync::Mutex::new(false), std::sync::Condvar::new()));
-    let (shut, count) = (gate.clone(), std::sync::atomic::AtomicUsize::new(0));
+    let shut = gate.clone();
+    let crowd = (std::sync::Mutex::new(0), std::sync::Condvar::new());
     let origin = Origin::start(move |peer| {
         if peer.try_request().is_err() {
             return;
         }
+        let number = {
+            let mut arrived = crowd.0.lock().unwrap();
+            *arrived += 1;
+            crowd.1.notify_all();
+            let number = *arrived;
+            // Nobody is answered before all are here, so that each has a connection of its own.
+            drop(crowd.1.wait_while(arrived, |arrived| *arrived < CROWD).unwrap());
+            number
+        };
         peer.answer("good");
-        if count.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < CROWD {
+        if number <= CROWD {
             let open = shut.1.wait_while(shut.0.lock().unwrap(), |open| !*open);
             drop(open.unwrap());
             peer.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil");
