@@ -91,10 +91,15 @@ impl Socket {
     }
 
     /// Makes a call that reads, and remembers if it found nothing.
-    pub fn reading<T>(&self, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
-        let result = call();
+    pub fn reading<T>(&self, mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+        let readiness = self.registration.readiness();
+        let mut result = call();
+        if result.as_ref().err() == Some(&Errno::AGAIN) && readiness.knows(URGENT) {
+            // In front of urgent data, a signal that is pending looks like that. It is not now.
+            result = call();
+        }
         if result.as_ref().err() == Some(&Errno::AGAIN) {
-            self.registration.readiness().clear(READABLE);
+            readiness.clear(READABLE);
         }
         result
     }
@@ -116,7 +121,8 @@ impl Socket {
     /// Reads what is there. `Ok(0)` is the end of the stream.
     pub fn try_recv(&self, into: &mut [MaybeUninit<u8>]) -> io::Result<usize> {
         let room = into.len();
-        let (_, count) = self.reading(|| rustix::net::recv(self, into, RecvFlags::DONTWAIT))?;
+        let recv = || rustix::net::recv(self, &mut *into, RecvFlags::DONTWAIT).map(|(_, it)| it);
+        let count = self.reading(recv)?;
         let readiness = self.registration.readiness();
         if count < room && !readiness.knows(ENDED | URGENT) {
             // That was all; what arrives from now on makes another edge (epoll(7), question 9).
@@ -134,6 +140,16 @@ impl Socket {
     pub fn try_send_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let send = || rustix::net::sendmsg(self, slices, &mut SendAncillaryBuffer::default(), SEND);
         Ok(self.writing(send)?)
+    }
+
+    /// Whether the peer has ever sent urgent data. splice(2) does not get past them.
+    pub fn has_urgent_data(&self) -> bool {
+        self.registration.readiness().knows(URGENT)
+    }
+
+    /// Forgets that a call has found nothing: another kind of call may find something.
+    pub fn read_again(&self) {
+        self.registration.readiness().suppose(READABLE);
     }
 
     /// Whether nothing waits to be read: neither bytes nor an end nor an error. A kept connection
@@ -160,7 +176,7 @@ impl Socket {
     fn peek(&self) -> Result<usize, Errno> {
         let mut byte = [MaybeUninit::uninit()];
         let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
-        self.reading(|| rustix::net::recv(self, &mut byte, flags)).map(|(_, count)| count)
+        self.reading(|| rustix::net::recv(self, &mut byte[..], flags).map(|(_, count)| count))
     }
 
     /// Bytes that were written, but that the peer's kernel has not acknowledged (tcp(7), SIOCOUTQ).

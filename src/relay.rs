@@ -162,9 +162,14 @@ impl Relay<'_> {
                 && left >= SPLICE_BYTES_MIN
                 && self.outgoing == Outgoing::Identity
                 && self.buffer.is_empty()
+                && !self.from.has_urgent_data()
                 && let Some(pipe) = self.pipes.take()
             {
-                return self.splice(left, pipe).await;
+                let left = self.splice(left, pipe).await?;
+                if left == 0 {
+                    return Ok(());
+                }
+                self.incoming = Incoming::Length(left);
             }
             if !self.read().await? {
                 return match self.incoming {
@@ -330,10 +335,11 @@ impl Relay<'_> {
     }
 
     /// Moves the rest, so many bytes of it, through a pipe. Its size was checked with the head.
-    async fn splice(&mut self, mut left: u64, pipe: Pipe) -> Result<(), Broken> {
+    /// Returns how many bytes are left for an ordinary relay: those behind urgent data.
+    async fn splice(&mut self, mut left: u64, pipe: Pipe) -> Result<u64, Broken> {
         self.buffers.give_back(std::mem::take(self.buffer));
         let mut turn_bytes = 0;
-        while left > 0 {
+        'bytes: while left > 0 {
             self.flow.waits_for.set(Some(Side::Source));
             let count = loop {
                 let most = left.min(PIPE_BYTES as u64) as usize;
@@ -341,6 +347,10 @@ impl Relay<'_> {
                 match self.from.reading(into_pipe) {
                     Ok(0) => return Err(Broken::Truncated),
                     Ok(count) => break count,
+                    Err(Errno::AGAIN | Errno::INTR) if self.from.has_urgent_data() => {
+                        self.from.read_again();
+                        break 'bytes;
+                    }
                     Err(Errno::AGAIN | Errno::INTR) => {
                         self.from.readable().await;
                     }
@@ -374,7 +384,7 @@ impl Relay<'_> {
         self.flow.waits_for.set(None);
         // Only an empty pipe may be used again; one left half full by an error above is closed.
         self.pipes.give_back(pipe);
-        Ok(())
+        Ok(left)
     }
 }
 

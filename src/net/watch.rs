@@ -131,6 +131,11 @@ impl Readiness {
         self.known.set(self.known.get() & !what);
     }
 
+    /// This may hold; a call will tell.
+    pub fn suppose(&self, what: u8) {
+        self.known.set(self.known.get() | what);
+    }
+
     /// Waits until one of these is known.
     pub fn wait(&self, any_of: u8) -> Ready<'_> {
         Ready { readiness: self, any_of }

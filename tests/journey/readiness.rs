@@ -426,3 +426,24 @@ fn urgent_data_hide_nothing() {
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
     }
 }
+
+/// Nor where a body would go through a pipe, which such data cannot pass (splice(2)).
+#[test]
+fn urgent_data_within_a_long_body() {
+    const HALF: usize = 300_000;
+    let origin = Origin::start(|peer| {
+        while let Ok(request) = peer.try_request() {
+            peer.answer(&request.body.len().to_string());
+        }
+    });
+    let proxy = Setup::new(&origin).one_shard().start();
+    for _ in 0..10 {
+        let mut client = proxy.client();
+        client.send(format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n", 2 * HALF));
+        client.send([b'a'; HALF]);
+        rustix::net::send(client.stream_again(), b"!", SendFlags::OOB).unwrap();
+        client.send([b'b'; HALF]);
+        let answer = client.answer();
+        assert_eq!((answer.status(), answer.text()), (200, (2 * HALF).to_string().as_str()));
+    }
+}
