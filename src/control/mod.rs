@@ -307,6 +307,7 @@ impl Control {
             FromShard::OverrideApplied { endpoint, generation } => {
                 self.overrides.applied(endpoint, generation);
             }
+            FromShard::Closed { shard } => self.shutdown.closed(shard),
             FromShard::Drained { shard } => self.shutdown.drained(shard),
         }
     }

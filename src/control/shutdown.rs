@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! Serving --begin--> Announced --drain_delay--> Closing --drain_timeout--> Cutting
-//!                                                 |  all drained             |  all drained,
-//!                                                 v                          v  or CUT_GRACE
+//!                                                 |  all drained,            |  all drained,
+//!                                                 v  once all had closed     v  or CUT_GRACE
 //!                                               Over <-----------------------+
 //! any --second interrupt--> Stopping --all drained, or STOP_GRACE--> Over
 //! ```
@@ -58,6 +58,8 @@ pub(super) struct Shutdown {
     /// How long the shards may take once their listeners are closed.
     drain_timeout: Duration,
     interrupted: bool,
+    /// Whether each shard has said that its listeners are closed.
+    closed: Vec<bool>,
     /// Whether each shard has said that it is done.
     drained: Vec<bool>,
     /// Of the phases entered, what the caller has not been told yet.
@@ -70,6 +72,7 @@ impl Shutdown {
             phase: Phase::Serving,
             drain_timeout: Duration::ZERO,
             interrupted: false,
+            closed: vec![false; shards],
             drained: vec![false; shards],
             untold: None,
         }
@@ -103,6 +106,18 @@ impl Shutdown {
         self.drain_timeout = self.drain_timeout.min(INTERRUPT_TIMEOUT);
         if let Phase::Closing { cut_at } = &mut self.phase {
             *cut_at = (*cut_at).min(now + self.drain_timeout);
+        }
+    }
+
+    /// A shard has said that its listeners are closed.
+    pub fn closed(&mut self, shard: usize) {
+        let Some(closed) = self.closed.get_mut(shard) else { return };
+        let is_news = !std::mem::replace(closed, true);
+        if is_news
+            && matches!(self.phase, Phase::Closing { .. })
+            && self.closed.iter().all(|closed| *closed)
+        {
+            self.untold = Some(Order::Drain(Drain::Finish));
         }
     }
 
@@ -200,7 +215,7 @@ mod tests {
         }
     }
 
-    use Drain::{Announce, Close, Cut};
+    use Drain::{Announce, Close, Cut, Finish};
     use Order::{Drain as D, Exit, StopNow};
 
     #[test]
@@ -242,6 +257,35 @@ mod tests {
         world.shutdown.drained(1);
         assert_eq!(world.orders(), [Exit]);
         assert!(world.shutdown.all_drained());
+    }
+
+    #[test]
+    fn they_finish_when_no_shard_can_hand_anything_over() {
+        let mut world = World::new();
+        world.shutdown.begin(SETTINGS, world.now);
+        world.orders();
+        world.jump();
+        world.shutdown.closed(1);
+        world.shutdown.closed(1);
+        assert_eq!(world.orders(), []);
+        world.shutdown.closed(0);
+        assert_eq!(world.orders(), [D(Finish)]);
+        world.shutdown.closed(0);
+        assert_eq!(world.orders(), []);
+        assert_eq!(world.jump(), (35.0, vec![D(Cut)]));
+    }
+
+    /// What is cut off is not asked to finish.
+    #[test]
+    fn listeners_that_close_too_late_change_nothing() {
+        let mut world = World::new();
+        world.shutdown.begin(SETTINGS, world.now);
+        world.orders();
+        world.jump();
+        world.shutdown.closed(0);
+        assert_eq!(world.jump(), (35.0, vec![D(Cut)]));
+        world.shutdown.closed(1);
+        assert_eq!(world.orders(), []);
     }
 
     #[test]

@@ -177,6 +177,9 @@ fn shard(
                     continue;
                 }
                 ToShard::Drain(step) => {
+                    if step == Drain::Close {
+                        control.send(FromShard::Closed { shard: id }).unwrap();
+                    }
                     let done = step >= manners.drains_on;
                     (format!("{step:?}"), done.then_some(FromShard::Drained { shard: id }), done)
                 }
@@ -209,7 +212,7 @@ fn shard(
     ShardHandle { id, sender, counters: Arc::default() }
 }
 
-const PROMPT: Manners = Manners { drains_on: Drain::Close };
+const PROMPT: Manners = Manners { drains_on: Drain::Finish };
 
 /// Runs a test whose tasks stay on this thread, as in [`run`].
 fn run_local(test: impl Future<Output = ()>) {
@@ -241,7 +244,7 @@ fn from_the_first_plan_to_the_end() {
         for id in 0..2 {
             let said: Vec<_> =
                 told.iter().filter(|(shard, _)| *shard == id).map(|(_, said)| &**said).collect();
-            assert_eq!(said, ["plan 1: 127.0.0.1:9000", "Announce", "Close"]);
+            assert_eq!(said, ["plan 1: 127.0.0.1:9000", "Announce", "Close", "Finish"]);
         }
     });
 }

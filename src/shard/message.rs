@@ -15,6 +15,8 @@
 //!    | <- OverrideApplied { .. } -------------- |  when every shard has it
 //!    | -- Drain(Announce) --------------------> |  accepts on, answers with `Connection: close`
 //!    | -- Drain(Close) -----------------------> |  empties the accept queues, closes listeners
+//!    | <- Closed ------------------------------ |  hands nothing over any more
+//!    | -- Drain(Finish) (all have closed) ----> |
 //!    | <- Drained ----------------------------- |  when the last exchange has ended
 //!    | -- Drain(Cut) -------------------------> |  only if that took too long
 //!    | -- StopNow (all have drained) ---------> |  the thread ends
@@ -84,9 +86,12 @@ pub struct Accepted {
 pub enum Drain {
     /// Go on accepting, but answer with `Connection: close`, so that clients go elsewhere.
     Announce,
-    /// Accept what still queues (closing a SO_REUSEPORT socket resets it), close the listeners,
-    /// close idle connections, finish what is running, and say [`FromShard::Drained`].
+    /// Accept what still queues (closing a SO_REUSEPORT socket resets it), close the listeners and
+    /// say [`FromShard::Closed`]; close idle connections.
     Close,
+    /// Every shard has closed its listeners: what others have handed over is in the mailbox by now.
+    /// Finish what is running, and say [`FromShard::Drained`].
+    Finish,
     /// Time is up: cut off what is left (`Reason::DrainTimeout`), and say [`FromShard::Drained`].
     Cut,
 }
@@ -125,6 +130,11 @@ pub enum FromShard {
         endpoint: EndpointId,
         /// Which.
         generation: u64,
+    },
+    /// The listeners are closed: this shard hands no connection over any more.
+    Closed {
+        /// Who says so.
+        shard: usize,
     },
     /// Nothing is in flight, nothing is accepted, all is flushed. The thread stays until it is told
     /// [`ToShard::StopNow`]: the others may need what it decides.

@@ -196,7 +196,7 @@ impl Shard {
         net::spawn(self.clone().keep_house());
         net::spawn(parking::run(self.clone()));
         let mut timer = Timer::new(Nanos::now());
-        let mut drained = false;
+        let (mut closed, mut drained) = (false, false);
         loop {
             self.agreement.read(Nanos::now());
             while let Some(order) = self.agreement.next_order() {
@@ -214,6 +214,10 @@ impl Shard {
                 // The sessions were woken: they end themselves, and say so in the log.
                 net::yield_now().await;
                 self.cut_off();
+            }
+            if !closed && self.drain.get() >= Some(Drain::Close) && self.listeners_open.get() == 0 {
+                closed = true;
+                self.tell(FromShard::Closed { shard: self.id });
             }
             if !drained && self.has_drained() {
                 // It stays until all have: it may be the home of what the others still need.
@@ -349,8 +353,11 @@ impl Shard {
     }
 
     fn has_drained(&self) -> bool {
-        let ended = self.listeners_open.get() == 0 && self.sessions.borrow().is_empty();
-        self.drain.get() == Some(Drain::Cut) || self.drain.get() == Some(Drain::Close) && ended
+        match self.drain.get() {
+            Some(Drain::Cut) => true,
+            Some(Drain::Finish) => self.sessions.borrow().is_empty(),
+            _ => false,
+        }
     }
 
     fn look_again_if_draining(&self) {
