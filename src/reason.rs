@@ -55,7 +55,8 @@ pub enum Reason {
     ClientStalled,
     /// The client left before its answer was complete: nobody to answer.
     ClientGone,
-    /// Too many connections on the listener, from one address, or descriptors: closed, or 503.
+    /// Too many connections on the listener, from one address, or descriptors: closed, or 503. Or
+    /// as many to the endpoints as may be, and none may wait for one: 503.
     ConnectionLimit,
     /// We are shutting down and time is up: cut off.
     DrainTimeout,

@@ -1122,9 +1122,10 @@ pub struct Limits {
     /// waits for it; an idle one is closed for it.
     #[schemars(range(min = 1))]
     pub max_connections: u32,
-    /// Requests that wait for a place; split evenly between the shards, at least one for each.
-    /// Default 1024. More get 503 `limit-pending`. 0: nobody waits, and what would gets 503
-    /// `limit-requests` or `limit-connections` at once.
+    /// Requests that wait, for a place or for a connection; split evenly between the shards, at least
+    /// one for each. Default 1024. More get 503 `limit-pending`. 0: nobody waits, and what would
+    /// gets 503 `limit-requests` or `limit-connections`, after at most 5 ms in which the other
+    /// shards are asked for what they do not need.
     pub max_pending: u32,
     /// How long they wait. Default 5s; then 503 `timeout-pending`.
     pub pending_timeout: Period,

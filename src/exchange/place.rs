@@ -29,6 +29,10 @@ use crate::upstream::{Connection, Endpoint, Lease};
 /// no accident.
 const CHOICES_MAX: u32 = 8;
 
+/// How long to wait for the other shards' answer where nobody may wait for a place: a message there
+/// and back, twice where one has to give back what another gets, with loops that are a little late.
+const ASK_WAIT: Duration = Duration::from_millis(5);
+
 /// A request's place at its endpoint, until it is dropped.
 pub(super) struct Place<'a> {
     agreement: &'a Agreement,
@@ -300,21 +304,18 @@ impl<'a> Exchange<'a> {
             let what = match refusal {
                 Refusal::NoCredit => For::Request(endpoint.slot),
                 Refusal::NeedsPermit => For::Permit(endpoint.slot),
-                Refusal::Open | Refusal::Retired | Refusal::TooManyPending => continue,
+                _ => continue,
             };
-            let wait = match agreement.wait(what, now) {
-                Ok(wait) => wait,
-                Err(Refusal::TooManyPending) if spec.limits.pending_max == 0 => {
-                    return Err(Reason::RequestLimit);
-                }
-                Err(Refusal::TooManyPending) => return Err(Reason::PendingLimit),
-                Err(_) => continue,
+            let (wait, until, late) = match self.line_up(what, due, now) {
+                Ok(waiting) => waiting,
+                Err(Some(reason)) => return Err(reason),
+                Err(None) => continue,
             };
             let has_other =
                 matches!(what, For::Permit(_)) && plan.has(at, |slot| agreement.admits(slot, now));
             if has_other {
                 // A short wait, and then to the others; the permit is for who comes next.
-                let until = due.min(now.after(spec.breaker.permit_wait));
+                let until = until.min(now.after(spec.breaker.permit_wait));
                 match self.wait(wait, until).await? {
                     Waited::News(News::Admitted(ticket)) => {
                         return Ok((endpoint, Place::new(agreement, ticket, plan.cluster(at))));
@@ -324,15 +325,43 @@ impl<'a> Exchange<'a> {
                 }
                 continue;
             }
-            match self.wait(wait, due).await? {
+            match self.wait(wait, until).await? {
                 Waited::News(News::Admitted(ticket)) => {
                     return Ok((endpoint, Place::new(agreement, ticket, plan.cluster(at))));
                 }
                 Waited::News(_) => {}
-                Waited::Late(_) => return Err(self.late(order)),
+                Waited::Late(_) => return Err(late.unwrap_or_else(|| self.late(order))),
             }
         }
         Err(Reason::BreakerOpen)
+    }
+
+    /// Joins those that wait: until when, and what it is if nothing has come by then (`None`: that
+    /// it waited too long). Where nobody may wait, the other shards are asked.
+    ///
+    /// # Errors
+    /// The reason to refuse. `None`: choose again.
+    fn line_up(
+        &self,
+        what: For,
+        due: Nanos,
+        now: Nanos,
+    ) -> Result<(Wait<'a>, Nanos, Option<Reason>), Option<Reason>> {
+        let agreement = &*self.shard.agreement;
+        let full = match what {
+            For::Request(_) => Reason::RequestLimit,
+            For::Permit(_) => Reason::BreakerOpen,
+            For::Connection(_) => Reason::ConnectionLimit,
+        };
+        match agreement.wait(what, now) {
+            Ok(wait) => Ok((wait, due, None)),
+            Err(Refusal::TooManyPending) => Err(Some(Reason::PendingLimit)),
+            Err(Refusal::NobodyMayWait) => match agreement.ask(what, now) {
+                Ok(wait) => Ok((wait, due.min(now + ASK_WAIT), Some(full))),
+                Err(_) => Err(Some(full)),
+            },
+            Err(_) => Err(None),
+        }
     }
 
     /// Leave of a route's breaker; `None` where it has gone with a reload.
@@ -360,13 +389,14 @@ impl<'a> Exchange<'a> {
                 Err(Refusal::Retired) => return Ok(None),
                 Err(_) => return Err(Reason::BreakerOpen),
             }
-            let wait = match agreement.wait(For::Permit(slot), now) {
-                Ok(wait) => wait,
-                Err(Refusal::TooManyPending) => return Err(Reason::PendingLimit),
-                Err(_) => continue,
+            let what = For::Permit(slot);
+            let (wait, until, late) = match self.line_up(what, due, now) {
+                Ok(waiting) => waiting,
+                Err(Some(reason)) => return Err(reason),
+                Err(None) => continue,
             };
-            if let Waited::Late(_) = self.wait(wait, due).await? {
-                return Err(self.late(order));
+            if let Waited::Late(_) = self.wait(wait, until).await? {
+                return Err(late.unwrap_or_else(|| self.late(order)));
             }
         }
         Err(Reason::BreakerOpen)
@@ -404,14 +434,16 @@ impl<'a> Exchange<'a> {
                 // An idle one to another endpoint of the cluster gives way.
                 continue;
             }
-            let Ok(wait) = agreement.wait(For::Connection(endpoint.slot), now) else {
-                // It has left the plan.
-                return Err(Reason::NoEndpoint);
+            let what = For::Connection(endpoint.slot);
+            let (wait, until, late) = match self.line_up(what, due, now) {
+                Ok(waiting) => waiting,
+                // `None`: it has left the plan.
+                Err(reason) => return Err(reason.unwrap_or(Reason::NoEndpoint)),
             };
-            match self.wait(wait, due).await? {
+            match self.wait(wait, until).await? {
                 Waited::News(News::Connect(_)) => return Ok(Opening::Lease(endpoint.leased())),
                 Waited::News(_) => may_take = order.probe_until.is_none(),
-                Waited::Late(_) => return Err(self.late(order)),
+                Waited::Late(_) => return Err(late.unwrap_or_else(|| self.late(order))),
             }
         }
     }

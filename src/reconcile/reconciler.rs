@@ -195,7 +195,7 @@ impl Reconciler {
     /// this token follows, unless [`Reconciler::cancel`] says `true`.
     ///
     /// # Errors
-    /// [`Refusal::TooManyPending`], [`Refusal::Retired`].
+    /// [`Refusal::TooManyPending`], [`Refusal::NobodyMayWait`], [`Refusal::Retired`].
     pub fn wait(
         &mut self,
         endpoint: EndpointSlot,
@@ -207,7 +207,24 @@ impl Reconciler {
         waiter
     }
 
-    /// Waits for a permit, in turn. As [`Reconciler::wait`].
+    /// After [`Refusal::NobodyMayWait`]: waits for an answer of the other shards, which the caller
+    /// bounds to a few milliseconds. For requests and connections, as their own waits.
+    ///
+    /// # Errors
+    /// [`Refusal::NobodyMayWait`]: there is nothing to be had. [`Refusal::Retired`].
+    pub fn ask(
+        &mut self,
+        kind: Kind,
+        endpoint: EndpointSlot,
+        token: u64,
+        now: Nanos,
+    ) -> Result<Waiter, Refusal> {
+        let waiter = self.replica.ask(kind, endpoint, token, now, &mut self.out);
+        self.dispatch(now);
+        waiter
+    }
+
+    /// Waits for a permit, in turn. As [`Reconciler::wait`]; but one of a shard may always.
     ///
     /// # Errors
     /// [`Refusal::Open`], where the endpoint is not half-open, and those of [`Reconciler::wait`].
@@ -313,7 +330,7 @@ impl Reconciler {
     /// Waits for leave to connect; [`Event::Connect`] or [`Event::Elsewhere`] follows.
     ///
     /// # Errors
-    /// [`Refusal::Retired`].
+    /// As of [`Reconciler::wait`].
     pub fn wait_connection(
         &mut self,
         endpoint: EndpointSlot,

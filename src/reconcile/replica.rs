@@ -24,6 +24,9 @@ use super::{
 use crate::breaker::{Admits, Epoch, Outcome, Pass, Permit, Phase, Settings, View};
 use crate::time::Nanos;
 
+/// Where nobody may wait, so many of a shard may ask the others all the same.
+const ASKING_MAX: u32 = 1024;
+
 /// Where a shard keeps an endpoint: good for as long as the plan that names it, and for as long as
 /// a ticket is out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +60,8 @@ pub enum Refusal {
     NoCredit,
     /// As many wait as may: `limit-pending`.
     TooManyPending,
+    /// `max_pending` is 0: ask ([`super::Reconciler::ask`]), or refuse at once.
+    NobodyMayWait,
     /// The endpoint left with a plan; choose by the newest one.
     Retired,
 }
@@ -499,12 +504,35 @@ impl Replica {
         if endpoint.is_retired {
             return Err(Refusal::Retired);
         }
-        if cluster.pending >= cluster.pending_max || endpoint.pending >= endpoint.pending_max {
-            return Err(Refusal::TooManyPending);
+        may_wait(endpoint, cluster)?;
+        Ok(self.line_up(Kind::Requests, slot, token, now, out))
+    }
+
+    /// Waits where nobody may, for what the home and the others may still have. One that gave up
+    /// leaves its ask behind: while that stands there is nothing, and nobody needs to wait for it.
+    pub fn ask(
+        &mut self,
+        kind: Kind,
+        slot: EndpointSlot,
+        token: u64,
+        now: Nanos,
+        out: &mut Out,
+    ) -> Result<Waiter, Refusal> {
+        let (endpoint, cluster) = pair!(self, slot);
+        if endpoint.is_retired {
+            return Err(Refusal::Retired);
         }
-        cluster.pending += 1;
-        endpoint.pending += 1;
-        Ok(self.line_up(Kind::Requests, slot, token, Want::Request(slot), now, out))
+        let own = &endpoint.purses[kind as usize];
+        let shared = &cluster.purses[kind as usize];
+        let (standing, waiting) = if own.is_limited || own.purse.free() == 0 {
+            (own.wanted.saturating_sub(own.purse.granted()), own.queue.len())
+        } else {
+            (shared.wanted.saturating_sub(shared.granted), shared.queue.len())
+        };
+        if self.shards == 1 || waiting >= ASKING_MAX || standing > u64::from(waiting) {
+            return Err(Refusal::NobodyMayWait);
+        }
+        Ok(self.line_up(kind, slot, token, now, out))
     }
 
     fn line_up(
@@ -512,11 +540,16 @@ impl Replica {
         kind: Kind,
         slot: EndpointSlot,
         token: u64,
-        want: Want,
         now: Nanos,
         out: &mut Out,
     ) -> Waiter {
         let (endpoint, cluster) = pair!(self, slot);
+        cluster.pending += 1;
+        endpoint.pending += 1;
+        let want = match kind {
+            Kind::Connections => Want::Connection(slot),
+            _ => Want::Request(slot),
+        };
         let at = endpoint.cluster;
         let own = &mut endpoint.purses[kind as usize];
         let waiter = if own.is_limited || own.purse.free() == 0 {
@@ -542,11 +575,12 @@ impl Replica {
         if endpoint.is_retired {
             return Err(Refusal::Retired);
         }
-        if cluster.pending >= cluster.pending_max || endpoint.pending >= endpoint.pending_max {
-            return Err(Refusal::TooManyPending);
-        }
         if endpoint.view.phase() != Phase::HalfOpen {
             return Err(Refusal::Open);
+        }
+        // One may always ask, or an endpoint that nobody may wait for would never recover.
+        if !endpoint.permit_queue.is_empty() {
+            may_wait(endpoint, cluster)?;
         }
         cluster.pending += 1;
         endpoint.pending += 1;
@@ -597,7 +631,7 @@ impl Replica {
     }
 
     fn no_longer_pending(&mut self, want: Want) {
-        if let Want::Request(slot) | Want::Permit(slot) = want {
+        if let Want::Request(slot) | Want::Connection(slot) | Want::Permit(slot) = want {
             let (endpoint, cluster) = pair!(self, slot);
             cluster.pending -= 1;
             endpoint.pending -= 1;
@@ -758,11 +792,12 @@ impl Replica {
         now: Nanos,
         out: &mut Out,
     ) -> Result<Waiter, Refusal> {
-        let (endpoint, _) = pair!(self, slot);
+        let (endpoint, cluster) = pair!(self, slot);
         if endpoint.is_retired {
             return Err(Refusal::Retired);
         }
-        Ok(self.line_up(Kind::Connections, slot, token, Want::Connection(slot), now, out))
+        may_wait(endpoint, cluster)?;
+        Ok(self.line_up(Kind::Connections, slot, token, now, out))
     }
 
     pub fn close_connection(&mut self, slot: EndpointSlot, now: Nanos, out: &mut Out) {
@@ -1283,6 +1318,17 @@ impl Endpoint {
             let epoch = self.view.epoch();
             out.order(home, Body::Ask { endpoint: self.id, epoch, number }, true);
         }
+    }
+}
+
+/// Whether one more may wait.
+fn may_wait(endpoint: &Endpoint, cluster: &Cluster) -> Result<(), Refusal> {
+    if cluster.pending < cluster.pending_max && endpoint.pending < endpoint.pending_max {
+        Ok(())
+    } else if cluster.pending_max == 0 || endpoint.pending_max == 0 {
+        Err(Refusal::NobodyMayWait)
+    } else {
+        Err(Refusal::TooManyPending)
     }
 }
 

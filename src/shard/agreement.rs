@@ -545,20 +545,38 @@ impl Agreement {
     /// # Errors
     /// Why that is of no use.
     pub fn wait(&self, what: For, now: Nanos) -> Result<Wait<'_>, Refusal> {
+        self.line_up(what, now, |reconciler, token| match what {
+            For::Request(slot) => reconciler.wait(slot, token, now),
+            For::Permit(slot) => reconciler.wait_permit(slot, token, now),
+            For::Connection(slot) => reconciler.wait_connection(slot, token, now),
+        })
+    }
+
+    /// Where nobody may wait: asks the other shards, which takes milliseconds.
+    ///
+    /// # Errors
+    /// Why that is of no use.
+    pub fn ask(&self, what: For, now: Nanos) -> Result<Wait<'_>, Refusal> {
+        self.line_up(what, now, |reconciler, token| match what {
+            For::Request(slot) => reconciler.ask(Kind::Requests, slot, token, now),
+            For::Permit(slot) => reconciler.wait_permit(slot, token, now),
+            For::Connection(slot) => reconciler.ask(Kind::Connections, slot, token, now),
+        })
+    }
+
+    fn line_up(
+        &self,
+        what: For,
+        now: Nanos,
+        join: impl FnOnce(&mut Reconciler, u64) -> Result<Waiter, Refusal>,
+    ) -> Result<Wait<'_>, Refusal> {
         let connection = match what {
             For::Connection(slot) => Some(slot),
             For::Request(_) | For::Permit(_) => None,
         };
         let entry = Entry { waker: None, waiter: None, connection, since: now, news: None };
         let key = self.waits.borrow_mut().insert(entry);
-        let token = key as u64;
-        let mut reconciler = self.reconciler.borrow_mut();
-        let waiter = match what {
-            For::Request(slot) => reconciler.wait(slot, token, now),
-            For::Permit(slot) => reconciler.wait_permit(slot, token, now),
-            For::Connection(slot) => reconciler.wait_connection(slot, token, now),
-        };
-        drop(reconciler);
+        let waiter = join(&mut self.reconciler.borrow_mut(), key as u64);
         match waiter {
             Ok(waiter) => self.waits.borrow_mut()[key].waiter = Some(waiter),
             Err(refusal) => {

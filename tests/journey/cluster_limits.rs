@@ -182,7 +182,6 @@ fn nobody_waits_where_nobody_may() {
 
 /// Places that a shard does not have yet are no reason to refuse.
 #[test]
-#[ignore = "with max_pending 0 a shard never asks for what the home still has"]
 fn where_nobody_may_wait_the_whole_limit_can_be_used() {
     with_shards(&SHARDS, |shards| {
         let gate = Gate::shut_from_the_start();
@@ -353,7 +352,6 @@ fn each_endpoint_has_a_limit_of_connections() {
 }
 
 #[test]
-#[ignore = "max_pending does not count those that wait for a connection"]
 fn nobody_waits_for_a_connection_where_nobody_may() {
     let gate = Gate::shut_from_the_start();
     let proxy = limited(&gate, 1, "max_connections: 1, max_pending: 0").start();
