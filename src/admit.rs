@@ -28,10 +28,9 @@ use crate::time::Nanos;
 use crate::upstream::Endpoint;
 
 /// What the bytes so far are.
-#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 pub enum Admission {
-    /// A request that is served.
-    Order(Order),
+    /// A request that is served: its order is in the place that was given for it.
+    Order,
     /// A head that is refused, and its connection with it.
     Refused(Reason),
     /// Not yet a whole head.
@@ -80,7 +79,8 @@ pub struct Order {
     /// How often it was asked.
     pub attempts: u32,
     /// It tries an endpoint whose breaker is half-open, and has to have its answer by then.
-    pub probe_until: Option<Nanos>,
+    /// [`Nanos::NEVER`]: it is an ordinary request.
+    pub probe_until: Nanos,
     /// Whether the time of its answer is wanted, by the log or by a breaker.
     pub is_timed: bool,
     /// What the access log will say of it.
@@ -113,6 +113,12 @@ impl Order {
         &self.plan.shared().listeners[self.listener_index]
     }
 
+    /// Whether it tries a half-open endpoint, or route.
+    #[inline]
+    pub fn is_probe(&self) -> bool {
+        self.probe_until != Nanos::NEVER
+    }
+
     /// The route's limits.
     pub fn timeouts(&self) -> &RouteTimeouts {
         &self.routed().timeouts
@@ -129,7 +135,8 @@ impl Order {
     }
 }
 
-/// Looks for a head in `bytes` and decides what becomes of the request.
+/// Looks for a head in `bytes` and decides what becomes of the request. The order is made in
+/// `made`: it is large, and each move of it would cost as much as the choice of an endpoint.
 pub fn admit(
     shard: &Shard,
     plan: &Rc<ShardPlan>,
@@ -137,6 +144,7 @@ pub fn admit(
     bytes: &[u8],
     began: Nanos,
     complete: Nanos,
+    made: &mut Option<Order>,
 ) -> Admission {
     let listener = &plan.shared().listeners[info.slot.listener.index];
     let mut scratch = Scratch::new();
@@ -145,7 +153,7 @@ pub fn admit(
         Ok(Parsed::Partial) => return Admission::Partial,
         Err(reason) => return Admission::Refused(reason),
     };
-    let mut order = Order {
+    let order = made.insert(Order {
         listener_index: info.slot.listener.index,
         action: Action::Own { status: 0 },
         out: shard.buffers.take(),
@@ -164,19 +172,19 @@ pub fn admit(
         reason: None,
         endpoint: None,
         attempts: 0,
-        probe_until: None,
+        probe_until: Nanos::NEVER,
         is_timed: false,
         log: None,
         route: None,
         plan: plan.clone(),
-    };
+    });
     if listener.access_log.is_some() {
         order.log = Some(LogLine::begin(shard, &head));
     }
-    if let Err(reason) = decide(shard, plan, info, bytes, &head, &mut order) {
+    if let Err(reason) = decide(shard, plan, info, bytes, &head, order) {
         order.own(shard, listener, reason);
     }
-    Admission::Order(order)
+    Admission::Order
 }
 
 /// Decides, and writes the outgoing head. An error becomes our own answer.

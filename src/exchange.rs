@@ -176,6 +176,7 @@ impl<'a> Exchange<'a> {
             let entered = Box::pin(self.enter_route(order, cluster, id)).await;
             let entered = entered.map_err(|reason| Failure::untold(reason, body_left))?;
             route = entered.map(Box::new);
+            order.probe_until = route.as_ref().map_or(Nanos::NEVER, |route| route.probe_until());
         }
         // After a wait at the route's breaker the plan may be another one.
         let placed = match breaker {
@@ -198,8 +199,7 @@ impl<'a> Exchange<'a> {
             place.set_route(route);
         }
         order.probe_until = place.probe_until();
-        let latency_max = order.plan.shared().agreement.clusters[cluster].breaker.latency_max;
-        order.is_timed = order.log.is_some() || latency_max.is_some();
+        order.is_timed = order.log.is_some() || order.plan.cluster(cluster).times_answers;
         if order.framing == Framing::Chunked && endpoint.speaks_http10() {
             return Err(Failure::untold(Reason::LengthRequired, body_left));
         }
@@ -219,7 +219,7 @@ impl<'a> Exchange<'a> {
         let replayable = !body_left && order.method.idempotent();
         let pool = order.plan.cluster(cluster).pool;
         // A probe is sent once: not on a connection that may turn out to be stale.
-        let may_reuse = order.probe_until.is_none();
+        let may_reuse = !order.is_probe();
         let mut kept = match may_reuse && !self.shard.agreement.awaits_connection(endpoint.slot) {
             true => endpoint.take_idle(&pool, now, replayable),
             false => None,
@@ -303,13 +303,15 @@ impl<'a> Exchange<'a> {
             }
         };
         let now = Nanos::now();
-        let mut due = now.after(order.plan.cluster(cluster).connect_timeout);
-        if let Some(until) = order.probe_until {
-            due = due.min(until);
-        }
+        let limit = now.after(order.plan.cluster(cluster).connect_timeout);
+        let total = order.began.after(order.timeouts().total);
+        let due = limit.min(total).min(order.probe_until);
         self.timer.set(due, now);
         let connecting = pin!(endpoint.connect(lease));
-        let late = |_| Err(Reason::ConnectTimeout);
+        let late = |now| match now >= total && total < limit {
+            true => Err(Reason::TotalTimeout),
+            false => Err(Reason::ConnectTimeout),
+        };
         match within(self.shard, self.timer, connecting, late).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => {

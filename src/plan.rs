@@ -154,6 +154,8 @@ pub struct Cluster {
     pub pending_timeout: Duration,
     /// Whether a 5xx is a failure for the breakers; true by default.
     pub failure_statuses: bool,
+    /// Whether the breaker asks how long answers take.
+    pub times_answers: bool,
     /// Kept connections.
     pub pool: Pool,
 }

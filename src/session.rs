@@ -96,9 +96,9 @@ struct Session {
 }
 
 /// What a wait for a request came to.
-#[expect(clippy::large_enum_variant, reason = "a box would be an allocation for each request")]
 enum Arrival {
-    Order(Order),
+    /// It is in the place that was given for it.
+    Order,
     /// The head that began to arrive then is refused.
     Refused(Reason, Nanos),
     /// Nothing arrives; the connection may be parked until that time.
@@ -117,9 +117,15 @@ enum Woken {
 impl Session {
     /// Request by request; ends with a deadline if the connection is to be parked until then.
     async fn serve_requests(&mut self) -> Option<Nanos> {
+        // Each order is made here, and stays here.
+        let mut order = None;
         loop {
-            let next = match self.arrival().await {
-                Arrival::Order(order) => self.serve(order).await,
+            let next = match self.arrival(&mut order).await {
+                Arrival::Order => {
+                    let next = self.serve(order.as_mut().expect("it was made")).await;
+                    order = None;
+                    next
+                }
                 Arrival::Refused(reason, began) => self.refuse(reason, began).await,
                 Arrival::Idle(due) => return Some(due),
                 Arrival::Gone => return None,
@@ -140,7 +146,7 @@ impl Session {
     }
 
     /// Waits for a request, and reads its head.
-    async fn arrival(&mut self) -> Arrival {
+    async fn arrival(&mut self, order: &mut Option<Order>) -> Arrival {
         let mut began = None;
         let mut complete = self.info.waiting_since;
         let mut looked = 0;
@@ -160,8 +166,8 @@ impl Session {
                 let began = *began.get_or_insert(complete);
                 let bytes = self.inbound.filled();
                 looked = bytes.len();
-                match admit::admit(&self.shard, &plan, &self.info, bytes, began, complete) {
-                    Admission::Order(order) => return Arrival::Order(order),
+                match admit::admit(&self.shard, &plan, &self.info, bytes, began, complete, order) {
+                    Admission::Order => return Arrival::Order,
                     Admission::Refused(reason) => return Arrival::Refused(reason, began),
                     Admission::Partial => {}
                 }
@@ -256,19 +262,19 @@ impl Session {
     }
 
     /// Answers one request, and records what came of it.
-    async fn serve(&mut self, mut order: Order) -> Next {
+    async fn serve(&mut self, order: &mut Order) -> Next {
         let shard = self.shard.clone();
         self.info.requests += 1;
         shard.counters.requests_in_flight.add(1);
         self.inbound.consume(order.head_bytes);
         let outcome = match order.action {
-            Action::Own { status } => self.answer_ourselves(&order, status).await,
+            Action::Own { status } => self.answer_ourselves(order, status).await,
             Action::Forward { cluster, hash, breaker } => {
                 let Session { shard, socket, timer, inbound, .. } = self;
                 let mut exchange = Exchange { shard, client: socket, timer, inbound };
-                match exchange.run(&mut order, cluster, hash, breaker).await {
+                match exchange.run(order, cluster, hash, breaker).await {
                     Ok(outcome) => outcome,
-                    Err(failure) => self.fail(&mut order, failure).await,
+                    Err(failure) => self.fail(order, failure).await,
                 }
             }
         };
@@ -287,7 +293,7 @@ impl Session {
         if let Some(line) = order.log.take() {
             line.finish(
                 &shard,
-                &order,
+                order,
                 &admit::Ending {
                     status: outcome.status,
                     reason: outcome.reason,
@@ -298,7 +304,7 @@ impl Session {
                 },
             );
         }
-        shard.buffers.give_back(order.out);
+        shard.buffers.give_back(std::mem::take(&mut order.out));
         match outcome.next {
             Next::Close => self.close_politely(),
             next => next,

@@ -1,6 +1,7 @@
 //! The side that requests ask: what one shard has of a breaker, and what it has seen itself. Pure;
 //! never allocates. `reconcile::replica` owns one for each endpoint.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::{Epoch, Outcome, Permit, Phase, ProbeResult, Report, Settings, Settlement};
@@ -27,7 +28,7 @@ pub struct Pass {
     pub epoch: Epoch,
     /// It is a probe: the serial of its permit. Never retried or hedged to its endpoint, not
     /// cancelled when its client leaves, ended at [`Permit::end`].
-    pub probe: Option<u64>,
+    pub probe: Option<NonZeroU64>,
 }
 
 /// What happened to the permit that a shard holds.
@@ -115,7 +116,7 @@ impl View {
         let probe = match (&mut self.permit, self.phase) {
             (Some((permit, used @ PermitUse::Unused)), Phase::HalfOpen) => {
                 *used = PermitUse::Sent;
-                Some(permit.serial)
+                NonZeroU64::new(permit.serial)
             }
             _ => None,
         };
@@ -142,7 +143,7 @@ impl View {
             } else {
                 ProbeResult::Failure
             };
-            return self.settle(serial, result);
+            return self.settle(serial.get(), result);
         }
         if pass.epoch != self.report.epoch && !mutation::is_on(Mutation::NoEpochCheck) {
             return false; // Late: it answers for an epoch that is over.
@@ -177,7 +178,7 @@ impl View {
     /// A permit was taken but nothing was sent: it goes back. (Whoever took no permit gives
     /// nothing back.) `true`: its home should know.
     pub fn give_back(&mut self, pass: Pass) -> bool {
-        pass.probe.is_some_and(|serial| self.settle(serial, ProbeResult::NotSent))
+        pass.probe.is_some_and(|serial| self.settle(serial.get(), ProbeResult::NotSent))
     }
 
     /// The home's newest word. `true`: it is news.

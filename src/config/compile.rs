@@ -339,6 +339,7 @@ fn cluster(
         connect_timeout: cluster.timeouts.connect.0,
         pending_timeout: cluster.limits.pending_timeout.0,
         failure_statuses: cluster.breaker.fail_on_5xx,
+        times_answers: !cluster.breaker.max_latency.0.is_zero(),
         pool: plan::Pool {
             idle_max: cluster.pool.idle_max,
             idle_timeout: cluster.pool.idle_timeout.0,

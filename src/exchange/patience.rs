@@ -106,20 +106,14 @@ pub(super) struct Waiting<'a> {
     woken: bool,
     /// Waited for so long that the client may have left.
     long: bool,
-    /// When a probe has to have its answer. One that is out is not called back, though its client
-    /// leaves: nobody else may try the endpoint meanwhile.
-    probe_until: Option<Nanos>,
 }
 
 impl<'a> Waiting<'a> {
     /// Begins to count.
     pub fn begin(order: &'a Order, now: Nanos) -> Waiting<'a> {
         let timeouts = order.timeouts();
-        let mut due = now.after(timeouts.answer).min(order.began.after(timeouts.total));
-        if let Some(until) = order.probe_until {
-            due = due.min(until);
-        }
-        Waiting { order, due, woken: false, long: false, probe_until: order.probe_until }
+        let due = now.after(timeouts.answer).min(order.began.after(timeouts.total));
+        Waiting { order, due: due.min(order.probe_until), woken: false, long: false }
     }
 
     /// Something else was waited for since the timer was set.
@@ -187,8 +181,10 @@ impl<'a> Waiting<'a> {
         attended(shard, client, self.long, timer, answer, |now| self.look(now)).await?
     }
 
+    /// A probe that is out is not called back, though its client leaves: nobody else may try the
+    /// endpoint meanwhile.
     fn watched<'s>(&self, client: &'s Socket) -> Option<&'s Socket> {
-        self.probe_until.is_none().then_some(client)
+        (!self.order.is_probe()).then_some(client)
     }
 }
 
@@ -209,8 +205,7 @@ impl<'a> Uploading<'a> {
             idle: order.timeouts().answer,
             client: Side::Source,
         };
-        let total = order.began.after(order.timeouts().total);
-        let total = order.probe_until.map_or(total, |until| until.min(total));
+        let total = order.began.after(order.timeouts().total).min(order.probe_until);
         Uploading { pace: Pace::new(rules, now), flow, total }
     }
 

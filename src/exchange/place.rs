@@ -65,17 +65,17 @@ impl<'a> Place<'a> {
         self.route = Some(route);
     }
 
-    /// If it is a probe, of the endpoint or of the route: when it is ended.
+    /// If it is a probe, of the endpoint or of the route: when it is ended. Else never.
     #[inline]
-    pub fn probe_until(&self) -> Option<Nanos> {
+    pub fn probe_until(&self) -> Nanos {
         let is_probe = |ticket: &Ticket| ticket.pass.probe.is_some();
         if self.route.is_none() && !self.ticket.as_ref().is_some_and(is_probe) {
-            return None;
+            return Nanos::NEVER;
         }
         let own = self.ticket.as_ref().filter(|ticket| is_probe(ticket));
         let own = own.and_then(|ticket| self.agreement.probe_end(ticket.endpoint));
-        let route = self.route.as_ref().and_then(|route| route.probe_until);
-        [own, route].into_iter().flatten().min()
+        let route = self.route.as_ref().map_or(Nanos::NEVER, |route| route.probe_until);
+        own.unwrap_or(Nanos::NEVER).min(route)
     }
 
     /// Time has gone by that was not the endpoint's.
@@ -92,7 +92,7 @@ impl<'a> Place<'a> {
     /// longer than a probe may.
     #[inline(always)]
     pub fn answered(&mut self, order: &Order, status: u16, latency: Option<Duration>) {
-        if order.probe_until.is_some() {
+        if order.is_probe() {
             self.probe_answered(status, latency);
         }
     }
@@ -103,7 +103,7 @@ impl<'a> Place<'a> {
         if let Some(ticket) = self.ticket.as_mut().filter(|ticket| ticket.pass.probe.is_some()) {
             self.agreement.settle_probe(ticket, outcome, latency, now);
         }
-        if let Some(route) = self.route.take_if(|route| route.probe_until.is_some()) {
+        if let Some(route) = self.route.take_if(|route| route.probe_until != Nanos::NEVER) {
             route.end(outcome, latency, now);
         }
     }
@@ -160,11 +160,16 @@ pub(super) struct RoutePass<'a> {
     agreement: &'a Agreement,
     slot: EndpointSlot,
     pass: Option<Pass>,
-    /// It is a probe, and ended then.
-    probe_until: Option<Nanos>,
+    /// It is a probe, and ended then. Else never.
+    probe_until: Nanos,
 }
 
 impl RoutePass<'_> {
+    /// If it is a probe: when it is ended. Else never.
+    pub fn probe_until(&self) -> Nanos {
+        self.probe_until
+    }
+
     fn end(mut self, outcome: Outcome, latency: Duration, now: Nanos) {
         if let Some(pass) = self.pass.take() {
             self.agreement.leave_route(self.slot, pass, Some((outcome, latency)), now);
@@ -275,7 +280,7 @@ impl<'a> Exchange<'a> {
         let shard = self.shard;
         let agreement = &*shard.agreement;
         let id = order.plan.cluster(cluster).id;
-        let due = self.pending_due(order, cluster);
+        let due = self.pending_due(order, cluster).min(order.probe_until);
         for _ in 0..CHOICES_MAX {
             let now = Nanos::now();
             agreement.look(now);
@@ -383,6 +388,7 @@ impl<'a> Exchange<'a> {
             match agreement.enter_route(slot, now) {
                 Ok(pass) => {
                     let probe_until = pass.probe.and_then(|_| agreement.probe_end(slot));
+                    let probe_until = probe_until.unwrap_or(Nanos::NEVER);
                     return Ok(Some(RoutePass { agreement, slot, pass: Some(pass), probe_until }));
                 }
                 Err(Refusal::NeedsPermit) => {}
@@ -414,13 +420,9 @@ impl<'a> Exchange<'a> {
         replayable: bool,
     ) -> Result<Opening, Reason> {
         let agreement = &*self.shard.agreement;
-        let mut due = self.pending_due(order, cluster);
-        if let Some(until) = order.probe_until {
-            due = due.min(until);
-        }
+        let due = self.pending_due(order, cluster).min(order.probe_until);
         // Not before those who have waited longer.
-        let mut may_take =
-            order.probe_until.is_none() && !agreement.awaits_connection(endpoint.slot);
+        let mut may_take = !order.is_probe() && !agreement.awaits_connection(endpoint.slot);
         loop {
             let now = Nanos::now();
             let pool = &order.plan.cluster(cluster).pool;
@@ -442,7 +444,7 @@ impl<'a> Exchange<'a> {
             };
             match self.wait(wait, until).await? {
                 Waited::News(News::Connect(_)) => return Ok(Opening::Lease(endpoint.leased())),
-                Waited::News(_) => may_take = order.probe_until.is_none(),
+                Waited::News(_) => may_take = !order.is_probe(),
                 Waited::Late(_) => return Err(late.unwrap_or_else(|| self.late(order))),
             }
         }

@@ -183,6 +183,8 @@ struct Out {
     orders: VecDeque<(ShardId, message::Body, bool)>,
     events: VecDeque<Event>,
     due: Nanos,
+    /// When the next flush may be.
+    flush_due: Nanos,
     endpoints_gone: Vec<EndpointId>,
     clusters_gone: Vec<ClusterId>,
 }
@@ -193,6 +195,7 @@ impl Default for Out {
             orders: VecDeque::new(),
             events: VecDeque::new(),
             due: Nanos::NEVER,
+            flush_due: Nanos(0),
             endpoints_gone: Vec::new(),
             clusters_gone: Vec::new(),
         }

@@ -13,6 +13,8 @@ pub struct Purse {
     returned: u64,
     recalled: u64,
     in_use: u64,
+    /// Granted, not returned and not in use. Each request asks for it, so it is kept.
+    free: i64,
     /// The most in use since [`Purse::surplus`] was last asked.
     peak: u64,
     /// What it keeps when idle: its first share.
@@ -22,7 +24,12 @@ pub struct Purse {
 impl Purse {
     /// Holds its first share.
     pub fn new(first_share: u64) -> Purse {
-        Purse { granted: first_share, kept: first_share, ..Purse::default() }
+        Purse {
+            granted: first_share,
+            free: first_share as i64,
+            kept: first_share,
+            ..Purse::default()
+        }
     }
 
     /// All that was ever granted.
@@ -48,7 +55,7 @@ impl Purse {
     /// May be used.
     #[inline]
     pub fn free(&self) -> u64 {
-        (self.granted - self.returned).saturating_sub(self.in_use)
+        self.free.max(0) as u64
     }
 
     /// Demanded back, and not returned yet.
@@ -62,6 +69,7 @@ impl Purse {
     pub fn take(&mut self) {
         debug_assert!(self.free() > 0 || mutation::is_on(Mutation::CountBeforeAsking));
         self.in_use += 1;
+        self.free -= 1;
         self.peak = self.peak.max(self.in_use);
     }
 
@@ -70,14 +78,16 @@ impl Purse {
     pub fn put(&mut self) {
         if !mutation::is_on(Mutation::LeaseNotReturned) {
             self.in_use -= 1;
+            self.free += 1;
         }
     }
 
     /// The home has granted so many in all.
     pub fn grant(&mut self, total: u64) -> bool {
-        let news = total > self.granted;
-        self.granted = self.granted.max(total);
-        news
+        let more = total.saturating_sub(self.granted);
+        self.granted += more;
+        self.free += more as i64;
+        more > 0
     }
 
     /// The home demands that so many in all be returned.
@@ -93,20 +103,20 @@ impl Purse {
     /// Returns what is owed and not in use. `true`: something was.
     pub fn pay(&mut self) -> bool {
         let count = self.owed().min(self.free());
-        self.returned += count;
+        self.give_back(count);
         count > 0
     }
 
     /// Returns everything that is not in use. `true`: something was.
     pub fn empty(&mut self) -> bool {
         let count = self.free();
-        self.returned += count;
+        self.give_back(count);
         count > 0
     }
 
     /// Returns half of what is not in use: a recall says that somebody else is short of it.
     pub fn share(&mut self) {
-        self.returned += self.free() / 2;
+        self.give_back(self.free() / 2);
     }
 
     /// What has been idle since this was last asked: beyond the first share and what the busiest
@@ -121,5 +131,6 @@ impl Purse {
     pub fn give_back(&mut self, count: u64) {
         debug_assert!(count <= self.free());
         self.returned += count;
+        self.free -= count as i64;
     }
 }

@@ -37,7 +37,6 @@ pub struct Reconciler {
     generation: u64,
     clusters_end: ClusterId,
     endpoints_end: EndpointId,
-    flushed: Nanos,
     surplus_due: Nanos,
     ages: Ages,
     age_bound: Duration,
@@ -67,7 +66,6 @@ impl Reconciler {
             generation: 0,
             clusters_end: ClusterId(0),
             endpoints_end: EndpointId(0),
-            flushed: Nanos(0),
             surplus_due: Nanos(0),
             ages: Ages::default(),
             age_bound: FLUSH_INTERVAL,
@@ -271,9 +269,7 @@ impl Reconciler {
     /// A request has ended.
     #[inline]
     pub fn complete(&mut self, ticket: Ticket, outcome: Outcome, latency: Duration, now: Nanos) {
-        let slot = ticket.endpoint;
         self.replica.complete(ticket, outcome, latency, now, &mut self.out);
-        self.report_later(slot);
         if self.out.has_news() {
             self.dispatch(now);
         }
@@ -304,17 +300,7 @@ impl Reconciler {
         now: Nanos,
     ) {
         self.replica.leave_route(route, pass, outcome, now, &mut self.out);
-        self.report_later(route);
         self.dispatch(now);
-    }
-
-    /// What went well is told with the next flush. With one shard there is no hurry, since a
-    /// failure tells it as well; unless it was slow, which nothing else tells.
-    #[inline]
-    fn report_later(&mut self, slot: EndpointSlot) {
-        if self.replica.is_dirty() && (self.shards > 1 || self.replica.has_slow_news(slot)) {
-            self.out.due_at(self.flushed + FLUSH_INTERVAL);
-        }
     }
 
     // ---- Connections and retries --------------------------------------------------------------
@@ -352,6 +338,11 @@ impl Reconciler {
     /// while this is not 0.
     pub fn connections_owed(&self, endpoint: EndpointSlot) -> u64 {
         self.replica.connections_owed(endpoint)
+    }
+
+    /// Whether any are.
+    pub fn owes_connections(&self) -> bool {
+        self.replica.owes_connections()
     }
 
     /// Begins a retry, now or not at all. It counts until [`Reconciler::end_retry`], its backoff
@@ -451,7 +442,7 @@ impl Reconciler {
         }
         self.replica.tick(now, &mut self.out);
         self.replica.flush(&mut self.out);
-        self.flushed = now;
+        self.out.flush_due = now + FLUSH_INTERVAL;
         if now >= self.surplus_due && self.shards > 1 {
             self.surplus_due = now + SURPLUS_AFTER;
             self.replica.return_surplus(&mut self.out);

@@ -9,6 +9,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::budget::Deposits;
@@ -401,11 +402,27 @@ impl Replica {
         let urgent = endpoint.view.record(&cluster.settings, ticket.pass, outcome, latency, now);
         if urgent {
             self.tell(slot, ticket.pass, out);
-        } else if outcome == Outcome::Success && !endpoint.is_dirty {
-            endpoint.is_dirty = true;
-            self.dirty.push(slot);
+        } else if outcome == Outcome::Success {
+            self.report_later(slot, out);
         }
         self.put(Kind::Requests, slot, now, out);
+    }
+
+    /// What went well is told with the next flush. With one shard there is no hurry, since a
+    /// failure tells it as well; unless it was slow, which nothing else tells.
+    #[inline(always)]
+    fn report_later(&mut self, slot: EndpointSlot, out: &mut Out) {
+        let (endpoint, _) = pair!(self, slot);
+        let is_slow = endpoint.view.report().slow > endpoint.slow_told;
+        if endpoint.is_dirty && !is_slow {
+            return;
+        }
+        if !std::mem::replace(&mut endpoint.is_dirty, true) {
+            self.dirty.push(slot);
+        }
+        if is_slow || self.shards > 1 {
+            out.due_at(out.flush_due);
+        }
     }
 
     /// A probe has shown what it was sent for, but the request goes on: its end counts no more.
@@ -812,6 +829,13 @@ impl Replica {
         own.max(cluster.purses[Kind::Connections as usize].purse.owed())
     }
 
+    /// Whether any should be.
+    pub fn owes_connections(&self) -> bool {
+        let kind = Kind::Connections as usize;
+        self.clusters.iter().flatten().any(|cluster| cluster.purses[kind].purse.owed() > 0)
+            || self.endpoints.iter().flatten().any(|it| it.purses[kind].purse.owed() > 0)
+    }
+
     // ---- Retries ------------------------------------------------------------------------------
 
     pub fn begin_retry(&mut self, at: ClusterSlot, now: Nanos) -> Result<(), RetryRefusal> {
@@ -890,9 +914,8 @@ impl Replica {
         };
         if urgent {
             self.tell(slot, pass, out);
-        } else if !endpoint.is_dirty {
-            endpoint.is_dirty = true;
-            self.dirty.push(slot);
+        } else {
+            self.report_later(slot, out);
         }
         self.let_go(slot, out);
     }
@@ -1026,7 +1049,8 @@ impl Replica {
         let held = endpoint.view.settled();
         let mut is_usable = endpoint.view.accept(permit, now);
         if endpoint.is_retired && is_usable {
-            endpoint.view.give_back(Pass { epoch: permit.epoch, probe: Some(permit.serial) });
+            let probe = NonZeroU64::new(permit.serial);
+            endpoint.view.give_back(Pass { epoch: permit.epoch, probe });
             is_usable = false;
         }
         if endpoint.view.settled() != held
@@ -1090,12 +1114,6 @@ impl Replica {
 
     pub fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
-    }
-
-    /// Whether there were slow requests that its home has not been told of.
-    pub fn has_slow_news(&self, slot: EndpointSlot) -> bool {
-        let endpoint = self.endpoints.get(slot.0 as usize).and_then(Option::as_ref);
-        endpoint.is_some_and(|it| it.is_dirty && it.view.report().slow > it.slow_told)
     }
 
     /// Permits whose time is over go back.

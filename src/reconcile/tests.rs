@@ -340,7 +340,7 @@ fn a_route_has_a_breaker_and_no_limits() {
     shard.wait_permit(route, 1, later).unwrap();
     assert_eq!(shard.next_event(), Some(Event::Elsewhere { token: 1 }), "it may enter now");
     let pass = shard.enter_route(route, later).unwrap();
-    assert_eq!(pass.probe, Some(1));
+    assert_eq!(pass.probe, std::num::NonZeroU64::new(1));
     shard.leave_route(route, pass, None, later);
     assert_eq!(shard.enter_route(route, later), Err(Refusal::NeedsPermit), "it went back");
     assert_eq!(shard.cluster_purse(Kind::Requests, ClusterSlot(0)).unwrap().in_use(), 0);

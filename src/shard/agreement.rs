@@ -54,6 +54,8 @@ pub struct Agreement {
     connection_waits: Cell<u32>,
     /// Clusters of which idle connections have to be closed.
     closings: RefCell<Vec<ClusterSlot>>,
+    /// Some may be owed: the question is only worth asking then.
+    may_owe: Cell<bool>,
     breakers: Breakers,
     /// Overrides that every shard has, and that the control thread does not know of.
     overrides: RefCell<Vec<(EndpointId, u64)>>,
@@ -122,6 +124,7 @@ impl Agreement {
             waits: RefCell::default(),
             connection_waits: Cell::new(0),
             closings: RefCell::default(),
+            may_owe: Cell::new(false),
             breakers: Breakers::default(),
             overrides: RefCell::default(),
             main: Cell::new(None),
@@ -311,6 +314,9 @@ impl Agreement {
 
     /// Clusters of which idle connections have to be closed, since the last call.
     pub fn closings(&self) -> Vec<ClusterSlot> {
+        if self.may_owe.get() {
+            self.may_owe.set(self.reconciler.borrow().owes_connections());
+        }
         self.closings.take()
     }
 
@@ -329,6 +335,7 @@ impl Agreement {
                 Event::Connect { token, endpoint } => self.tell(token, News::Connect(endpoint)),
                 Event::Elsewhere { token } => self.tell(token, News::Elsewhere),
                 Event::CloseIdle { cluster } => {
+                    self.may_owe.set(true);
                     let mut closings = self.closings.borrow_mut();
                     if !closings.contains(&cluster) {
                         closings.push(cluster);
@@ -501,8 +508,9 @@ impl Agreement {
     }
 
     /// Whether an idle connection should be closed for somebody else.
+    #[inline]
     pub fn owes_connection(&self, slot: EndpointSlot) -> bool {
-        self.reconciler.borrow().connections_owed(slot) > 0
+        self.may_owe.get() && self.reconciler.borrow().connections_owed(slot) > 0
     }
 
     /// Whether somebody here waits for a connection to this endpoint.

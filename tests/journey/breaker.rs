@@ -512,6 +512,24 @@ fn an_endpoint_with_few_requests_comes_back() {
 }
 
 /// A probe has a connection of its own; the one that is kept must not be in its way.
+/// Where nobody may wait, somebody asks all the same.
+#[test]
+fn an_endpoint_that_nobody_may_wait_for_comes_back() {
+    with_shards(&SHARDS, |shards| {
+        let gate = Gate::new();
+        let proxy = gate
+            .setup()
+            .shards(&format!("count: {shards}"))
+            .cluster(&format!("breaker: {{{BRIEFLY}}}, limits: {{max_pending: 0}}"))
+            .start();
+        trip(&proxy, &gate);
+        gate.heal();
+        let mut client = proxy.client();
+        eventually("it comes back", || client.get("/").status() == 200);
+        Crowd::connect(&proxy, 3 * shards).ask().assert_all("200");
+    });
+}
+
 #[test]
 fn a_probe_finds_a_connection_where_there_is_only_one() {
     with_shards(&SHARDS, |shards| {
@@ -677,6 +695,37 @@ fn a_reload_leaves_an_open_breaker_open() {
         gate.heal();
         proxy.reload(&setup.route("response_headers: {set: {x-plan: two}}"));
         assert_open(&proxy, || gate.arrived());
+    });
+}
+
+/// Those that wait to be a probe of a route go on without its breaker.
+#[test]
+fn a_reload_takes_a_routes_breaker_away_while_requests_wait_for_it() {
+    with_shards(&SHARDS, |shards| {
+        let gate = Gate::new();
+        let setup = guarded(&gate, shards, BRIEFLY);
+        let proxy = setup.clone().route("breaker: true").start();
+        trip(&proxy, &gate);
+        gate.shut();
+        gate.heal();
+        let arrived = gate.arrived();
+        let mut crowd = Crowd::connect(&proxy, 3 * shards);
+        eventually("the probe is out, the others wait", || {
+            let waiting = |proxy: &Proxy| proxy.metric("outrigger_requests_pending", &[]) as usize;
+            if gate.arrived() == arrived {
+                crowd = Crowd::connect(&proxy, 3 * shards);
+                crowd.send(GET);
+            }
+            gate.arrived() == arrived + 1 && waiting(&proxy) > 0
+        });
+        proxy.reload(&setup);
+        gate.open();
+        let answers = crowd.answers();
+        assert_eq!(answers.of("200") + answers.of("503 breaker-open"), answers.total());
+        eventually("all is well", || {
+            let answers = Crowd::connect(&proxy, 3 * shards).ask();
+            answers.of("200") == answers.total()
+        });
     });
 }
 
