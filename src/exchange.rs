@@ -454,7 +454,7 @@ impl<'a> Exchange<'a> {
                     }
                 }
             });
-            let mut uploading = Uploading::begin(order, &up, now);
+            let mut uploading = Uploading::begin(order, order.probe_until, &up, now);
             timer.set(uploading.due(), now);
             let first = pin!(std::future::poll_fn(|context| {
                 if let Poll::Ready(result) = upload.as_mut().poll(context) {
@@ -509,9 +509,9 @@ impl<'a> Exchange<'a> {
             .await
         };
         if go_on && uploaded.is_none() && downloaded.is_ok() {
-            // The origin has said all, but it may still be reading.
+            // The origin has said all, but it may still be reading. A probe is over by now.
             let began = Nanos::now();
-            let mut uploading = Uploading::begin(order, &up, began);
+            let mut uploading = Uploading::begin(order, Nanos::NEVER, &up, began);
             timer.set(uploading.due(), began);
             uploaded = within(shard, timer, upload.as_mut(), |now| uploading.look(now)).await.ok();
         }

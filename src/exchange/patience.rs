@@ -196,8 +196,8 @@ pub(super) struct Uploading<'a> {
 }
 
 impl<'a> Uploading<'a> {
-    /// Begins to watch.
-    pub fn begin(order: &Order, flow: &'a Flow, now: Nanos) -> Uploading<'a> {
+    /// Begins to watch; `until` that time at most.
+    pub fn begin(order: &Order, until: Nanos, flow: &'a Flow, now: Nanos) -> Uploading<'a> {
         let limits = &order.listener().timeouts;
         let rules = pace::Rules {
             span: limits.body,
@@ -205,7 +205,7 @@ impl<'a> Uploading<'a> {
             idle: order.timeouts().answer,
             client: Side::Source,
         };
-        let total = order.began.after(order.timeouts().total).min(order.probe_until);
+        let total = order.began.after(order.timeouts().total).min(until);
         Uploading { pace: Pace::new(rules, now), flow, total }
     }
 

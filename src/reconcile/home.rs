@@ -237,7 +237,13 @@ impl Home {
             self.retry_refused(now, out);
             out.due_at(self.entries[&id].breaker.due());
         } else if newer {
-            out.event(Event::OverrideApplied { endpoint: id, generation });
+            // Nothing changes; but what it wants may still be on its way.
+            let epoch = entry.breaker.epoch();
+            if entry.applied.iter().all(|applied| *applied >= epoch) {
+                out.event(Event::OverrideApplied { endpoint: id, generation });
+            } else {
+                entry.overriding = Some((generation, epoch));
+            }
         }
         true
     }

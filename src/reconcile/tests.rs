@@ -179,6 +179,29 @@ fn an_override_is_applied_when_every_shard_has_it() {
     assert!(drain(&mut shards[home]));
 }
 
+/// The second one changes nothing, but what it wants is not everywhere yet.
+#[test]
+fn an_override_that_is_on_its_way_already_is_waited_for() {
+    let mut shards = shards(3, requests(UNLIMITED));
+    let home = usize::from(home_of(CLUSTER, 3).0);
+    shards[home].override_to(ENDPOINT, Override::ForceOpen, 1, NOW);
+    shards[home].override_to(ENDPOINT, Override::ForceOpen, 2, NOW);
+    let mut applied = Vec::new();
+    let mut drain = |shard: &mut Reconciler| {
+        let events = std::iter::from_fn(|| shard.next_event());
+        applied.extend(events.filter_map(|event| match event {
+            Event::OverrideApplied { generation, .. } => Some(generation),
+            _ => None,
+        }));
+        applied.clone()
+    };
+    assert_eq!(drain(&mut shards[home]), Vec::<u64>::new());
+    carry(&mut shards, NOW);
+    assert_eq!(drain(&mut shards[home]), [2]);
+    shards[home].override_to(ENDPOINT, Override::ForceOpen, 3, NOW);
+    assert_eq!(drain(&mut shards[home]), [2, 3], "everywhere already");
+}
+
 #[test]
 fn who_is_not_known_is_to_come_or_gone() {
     let mut shards = shards(2, requests(7));

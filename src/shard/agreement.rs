@@ -188,19 +188,21 @@ impl Agreement {
 
     /// See [`Inbox::wake_up`].
     pub fn wake_up(&self) {
-        let now = Nanos::now();
-        if now >= self.armed.get() {
-            let lag = now.since(self.armed.get());
-            let (worst, since) = self.lag.get();
-            let is_old = now.since(since) > LAG_KEPT_FOR;
-            if is_old || lag > worst {
-                self.lag.set((lag, if is_old { now } else { since }));
-                self.counters.loop_lag_ns.set(lag.as_nanos() as i64);
-            }
-        }
+        self.note_lag(Nanos::now());
         self.armed.set(Nanos::NEVER);
         self.main.set(None);
         self.inbox.borrow().wake_up();
+    }
+
+    /// Remembers how late this turn of the loop is, and forgets what was long ago.
+    fn note_lag(&self, now: Nanos) {
+        let lag = now.since(self.armed.get());
+        let (worst, since) = self.lag.get();
+        let is_old = now.since(since) > LAG_KEPT_FOR;
+        if is_old || lag > worst {
+            self.lag.set((lag, if is_old { now } else { since }));
+            self.counters.loop_lag_ns.set(lag.as_nanos() as i64);
+        }
     }
 
     /// Reads what has arrived, and does what time has brought. Before the first admission of a
@@ -227,6 +229,8 @@ impl Agreement {
     }
 
     fn read_mail(&self, now: Nanos) {
+        // A session may be the first to read after a late turn.
+        self.note_lag(now);
         let mut inbox = self.inbox.borrow_mut();
         let mut reconciler = self.reconciler.borrow_mut();
         reconciler.set_age_bound(self.age_bound());
