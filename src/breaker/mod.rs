@@ -135,50 +135,6 @@ pub enum Outcome {
     Neutral,
 }
 
-/// How an exchange ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Ending {
-    /// With an answer of this status.
-    Answered {
-        /// 100 to 599.
-        status: u16,
-    },
-    /// No connection.
-    ConnectFailed,
-    /// The connection ended before the answer did.
-    Reset,
-    /// What came was no HTTP.
-    BadAnswer,
-    /// A time limit of the route, or of the cluster.
-    TimedOut,
-    /// A time limit that the client set, shorter than the route's: else any client could open a
-    /// breaker.
-    ClientDeadline,
-    /// The client left.
-    ClientGone,
-    /// Another attempt was faster.
-    HedgeCancelled,
-    /// We refused it ourselves: a limit, a breaker, a drain, a bad request.
-    Rejected,
-}
-
-impl Outcome {
-    /// What an ending says. `failure_statuses`: whether a 5xx is a failure (the default).
-    pub fn of(ending: Ending, failure_statuses: bool) -> Outcome {
-        match ending {
-            Ending::Answered { status } if status >= 500 && failure_statuses => Outcome::Failure,
-            Ending::Answered { .. } => Outcome::Success,
-            Ending::ConnectFailed | Ending::Reset | Ending::BadAnswer | Ending::TimedOut => {
-                Outcome::Failure
-            }
-            Ending::ClientDeadline
-            | Ending::ClientGone
-            | Ending::HedgeCancelled
-            | Ending::Rejected => Outcome::Neutral,
-        }
-    }
-}
-
 /// What a shard has seen of a breaker in one epoch: totals, so that a newer report replaces an
 /// older one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

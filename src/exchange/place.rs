@@ -492,3 +492,36 @@ enum Waited<'a> {
     /// Time is up; the place in the queue is still there.
     Late(Wait<'a>),
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_end_says_about_an_endpoint() {
+        for (ended, outcome) in [
+            (Ok(200), Outcome::Success),
+            (Ok(404), Outcome::Success),
+            (Ok(503), Outcome::Failure),
+            (Err(Reason::ConnectFailed), Outcome::Failure),
+            (Err(Reason::ConnectTimeout), Outcome::Failure),
+            (Err(Reason::AnswerTimeout), Outcome::Failure),
+            (Err(Reason::TotalTimeout), Outcome::Failure),
+            (Err(Reason::UpstreamReset), Outcome::Failure),
+            (Err(Reason::BadAnswer), Outcome::Failure),
+            (Err(Reason::AnswerTruncated), Outcome::Failure),
+            (Err(Reason::ClientGone), Outcome::Neutral),
+            (Err(Reason::ClientStalled), Outcome::Neutral),
+            (Err(Reason::BodyTimeout), Outcome::Neutral),
+            (Err(Reason::BadBody), Outcome::Neutral),
+            (Err(Reason::DrainTimeout), Outcome::Neutral),
+            (Err(Reason::OutOfDescriptors), Outcome::Neutral),
+            (Err(Reason::PendingTimeout), Outcome::Neutral),
+            (Err(Reason::BreakerOpen), Outcome::Neutral),
+        ] {
+            assert_eq!(outcome_of(ended, true, true), outcome, "{ended:?}");
+        }
+        assert_eq!(outcome_of(Ok(503), false, true), Outcome::Success);
+        assert_eq!(outcome_of(Err(Reason::TotalTimeout), true, false), Outcome::Neutral);
+    }
+}
