@@ -138,7 +138,9 @@ impl Home {
         let room = self.has_room() || mutation::is_on(Mutation::EjectWithoutBound);
         let Some(entry) = self.entries.get_mut(&id) else { return false };
         if entry.breaker.report(from, report, now) {
-            if room || entry.role == Role::Route {
+            let needs_place =
+                entry.role == Role::Endpoint || mutation::is_on(Mutation::RouteNeedsPlace);
+            if room || !needs_place {
                 entry.breaker.trip(now, &mut self.rng);
                 self.announce(id, out);
                 return true;

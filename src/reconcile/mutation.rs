@@ -28,6 +28,16 @@ pub(crate) enum Mutation {
     OldEpochApplied,
     /// An ask for credits waits until its home looks.
     AskWithoutWaking,
+    /// A permit of a route that nobody used is kept.
+    RoutePermitKept,
+    /// A probe of a route was sent, and its permit goes back as if it was not.
+    RouteProbeCalledUnsent,
+    /// Who waits for a route's permit is not told of it.
+    RouteWaiterForgotten,
+    /// A route needs a place in `max_ejected` to trip.
+    RouteNeedsPlace,
+    /// A route's breaker leaves with its plan, whoever has passed it.
+    RouteLeavesItsRequests,
 }
 
 #[cfg(test)]

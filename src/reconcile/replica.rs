@@ -848,9 +848,15 @@ impl Replica {
         let (endpoint, cluster) = pair!(self, slot);
         endpoint.passes -= 1;
         let urgent = match outcome {
+            Some(_)
+                if pass.probe.is_some() && mutation::is_on(Mutation::RouteProbeCalledUnsent) =>
+            {
+                endpoint.view.give_back(pass)
+            }
             Some((outcome, latency)) => {
                 endpoint.view.record(&cluster.settings, pass, outcome, latency, now)
             }
+            None if mutation::is_on(Mutation::RoutePermitKept) => false,
             None => endpoint.view.give_back(pass),
         };
         if urgent {
@@ -1005,6 +1011,9 @@ impl Replica {
         out.due_at(permit.use_by);
         let Some((waiting, _)) = self.waiters.front(&endpoint.permit_queue) else { return true };
         if endpoint.role == Role::Route {
+            if mutation::is_on(Mutation::RouteWaiterForgotten) {
+                return true;
+            }
             // It needs no credit: it enters again, and finds the permit.
             self.waiters.pop(&mut endpoint.permit_queue);
             self.no_longer_pending(waiting.want);
@@ -1254,7 +1263,8 @@ impl Endpoint {
     }
 
     fn is_used(&self) -> bool {
-        self.passes > 0 || self.purses.iter().any(|own| own.purse.in_use() > 0)
+        let is_passed = self.passes > 0 && !mutation::is_on(Mutation::RouteLeavesItsRequests);
+        is_passed || self.purses.iter().any(|own| own.purse.in_use() > 0)
     }
 
     /// What is free of it goes back, and as many as wait are asked for, each together with one of

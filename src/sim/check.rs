@@ -1,7 +1,7 @@
 //! What must never be, and what is true: the checker keeps books of its own, from what requests
 //! and endpoints really did, and compares.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::Fault;
@@ -51,6 +51,8 @@ pub(super) struct Checker {
     shards: u16,
     settings: Settings,
     truths: BTreeMap<EndpointId, Truth>,
+    /// Which of them are of routes.
+    routes: BTreeSet<EndpointId>,
     seen: BTreeMap<(usize, EndpointId), Seen>,
     books: BTreeMap<LimitName, Book>,
     /// How many were ejected at the last look.
@@ -68,6 +70,7 @@ impl Checker {
             shards,
             settings,
             truths: BTreeMap::new(),
+            routes: BTreeSet::new(),
             seen: BTreeMap::new(),
             books: BTreeMap::new(),
             ejected: BTreeMap::new(),
@@ -76,6 +79,15 @@ impl Checker {
     }
 
     // ---- What happened ------------------------------------------------------------------------
+
+    /// This is the breaker of a route.
+    pub fn is_a_route(&mut self, id: EndpointId) {
+        self.routes.insert(id);
+    }
+
+    pub fn is_route(&self, id: EndpointId) -> bool {
+        self.routes.contains(&id)
+    }
 
     /// At most `probes` in an epoch.
     pub fn probe_sent(&mut self, endpoint: EndpointId, epoch: Epoch) -> Result<(), Fault> {
@@ -269,7 +281,7 @@ impl Checker {
                         self.lending(limit, home, shard, &nodes[shard])?;
                     }
                 }
-                let (ejected, max) = (home.ejected(), home.ejected_max());
+                let (ejected, max) = (self.ejected(home), self.ejected_max(home));
                 let before = self.ejected.insert(cluster, ejected).unwrap_or_default();
                 unsafe_if(ejected > max && ejected > before, || {
                     format!("{ejected} endpoints of {cluster:?} are out, not {max}")
@@ -347,19 +359,32 @@ impl Checker {
         Ok(())
     }
 
-    /// Probes of one endpoint that are out at once are of one epoch.
+    /// How many endpoints of a cluster breakers have taken out, and may: half of them, but one at
+    /// least. Routes are none, and an operator may open as many as he likes.
+    fn ejected(&self, home: &Home) -> usize {
+        let is_out = |id: &EndpointId| {
+            self.truths.get(id).is_some_and(|truth| {
+                matches!(truth.phase, Phase::Open | Phase::HalfOpen) && !truth.is_exempt
+            })
+        };
+        home.endpoints().filter(|id| !self.is_route(*id)).filter(is_out).count()
+    }
+
+    fn ejected_max(&self, home: &Home) -> usize {
+        (home.endpoints().filter(|id| !self.is_route(*id)).count() / 2).max(1)
+    }
+
+    /// Probes of one endpoint, or route, that are out at once are of one epoch.
     fn probes(&self, requests: &BTreeMap<u64, Request>) -> Result<(), Fault> {
         let mut epochs: BTreeMap<EndpointId, Epoch> = BTreeMap::new();
         for request in requests.values() {
             let Request::InFlight(it) = request else { continue };
-            if it.ticket.pass.probe.is_none() {
-                continue;
+            for (id, epoch) in it.probes() {
+                let other = *epochs.entry(id).or_insert(epoch);
+                unsafe_if(other != epoch, || {
+                    format!("probes of {id:?} are out in {other:?} and in {epoch:?}")
+                })?;
             }
-            let (epoch, endpoint) = (it.ticket.pass.epoch, it.endpoint);
-            let other = *epochs.entry(endpoint).or_insert(epoch);
-            unsafe_if(other != epoch, || {
-                format!("probes of {endpoint:?} are out in {other:?} and in {epoch:?}")
-            })?;
         }
         Ok(())
     }

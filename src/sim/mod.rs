@@ -80,6 +80,10 @@ pub struct Tally {
     pub waited: u64,
     /// Probes sent.
     pub probes: u64,
+    /// Of those, probes of routes.
+    pub route_probes: u64,
+    /// Requests that were probes of a route and of an endpoint.
+    pub double_probes: u64,
     /// Transitions of breakers.
     pub transitions: u64,
     /// Trips that `max_ejected` refused.
@@ -102,6 +106,8 @@ impl Tally {
         self.admitted += other.admitted;
         self.waited += other.waited;
         self.probes += other.probes;
+        self.route_probes += other.route_probes;
+        self.double_probes += other.double_probes;
         self.transitions += other.transitions;
         self.trips_refused += other.trips_refused;
         self.plans += other.plans;

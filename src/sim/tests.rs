@@ -24,6 +24,8 @@ fn hold(first: u64, count: u64, shards: Option<u16>) {
     assert!(tally.waited > count, "{tally:?}");
     assert!(tally.transitions > count, "{tally:?}");
     assert!(tally.probes > count / 4, "{tally:?}");
+    assert!(tally.route_probes > count / 4, "{tally:?}");
+    assert!(tally.double_probes > 0, "{tally:?}");
     assert!(tally.plans > count / 4, "{tally:?}");
     assert!(tally.overrides > count / 4, "{tally:?}");
     assert!(tally.trips_refused > 0, "{tally:?}");
@@ -104,6 +106,11 @@ mutations! {
     finds_a_permit_accepted_twice: PermitAcceptedTwice,
     finds_an_old_epoch_that_is_applied: OldEpochApplied,
     finds_an_ask_that_wakes_nobody: AskWithoutWaking,
+    finds_a_permit_of_a_route_that_is_kept: RoutePermitKept,
+    finds_a_probe_of_a_route_that_is_called_unsent: RouteProbeCalledUnsent,
+    finds_a_route_that_forgets_who_waits: RouteWaiterForgotten,
+    finds_a_route_that_needs_a_place_to_trip: RouteNeedsPlace,
+    finds_a_route_that_leaves_its_requests: RouteLeavesItsRequests,
 }
 
 /// A failure is cut down, and what is left still fails.
