@@ -185,10 +185,13 @@ impl Reconciler {
         self.replica.enter(endpoint)
     }
 
-    /// Counts a first attempt for the retry budget.
+    /// Counts a first attempt for the retry budget; it may pay for a retry that waits.
     #[inline]
     pub fn deposit(&mut self, endpoint: EndpointSlot, now: Nanos) {
-        self.replica.deposit(endpoint, now);
+        self.replica.deposit(endpoint, now, &mut self.out);
+        if self.out.has_news() {
+            self.dispatch(now);
+        }
     }
 
     /// Waits for credits, in turn. Exactly one of [`Event::Admitted`] and [`Event::Elsewhere`] with

@@ -375,11 +375,15 @@ impl Replica {
         Ticket { endpoint: slot, pass: endpoint.view.take() }
     }
 
-    /// Deposits what a first attempt is worth in retries.
+    /// Deposits what a first attempt is worth in retries; a retry that waits for it goes.
     #[inline]
-    pub fn deposit(&mut self, slot: EndpointSlot, now: Nanos) {
-        let (_, cluster) = pair!(self, slot);
+    pub fn deposit(&mut self, slot: EndpointSlot, now: Nanos, out: &mut Out) {
+        let (endpoint, cluster) = pair!(self, slot);
         cluster.deposits.deposit(&cluster.retry_budget, now);
+        if !cluster.purses[Kind::Retries as usize].queue.is_empty() {
+            let at = endpoint.cluster;
+            self.serve(Kind::Retries, at, None, now, out);
+        }
     }
 
     #[inline]

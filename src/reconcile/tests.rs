@@ -266,6 +266,26 @@ fn retries_need_a_credit_and_a_budget() {
     assert_eq!(shards[0].next_event(), Some(Event::RetryGranted { token: 8 }));
 }
 
+/// Not before its home lends the next one, and not behind those that come later.
+#[test]
+fn a_retry_goes_when_first_attempts_have_paid_for_it() {
+    let mut shards = shards(1, ClusterLimits::default());
+    let (cluster, slot) =
+        (shards[0].cluster(CLUSTER).unwrap(), shards[0].endpoint(ENDPOINT).unwrap());
+    for token in 0..3 {
+        shards[0].wait_retry(cluster, token, NOW); // The home lends three.
+        assert_eq!(shards[0].next_event(), Some(Event::RetryGranted { token }));
+        shards[0].end_retry(cluster, NOW);
+    }
+    shards[0].wait_retry(cluster, 3, NOW);
+    for _ in 0..4 {
+        shards[0].deposit(slot, NOW);
+        assert_eq!(shards[0].next_event(), None);
+    }
+    shards[0].deposit(slot, NOW);
+    assert_eq!(shards[0].next_event(), Some(Event::RetryGranted { token: 3 }));
+}
+
 #[test]
 fn idle_connections_are_closed_for_others() {
     let limits = ClusterLimits { connections_max: 1, ..ClusterLimits::default() };
