@@ -597,6 +597,9 @@ impl Replica {
             }
         }
         self.no_longer_pending(waiting.want);
+        if let Want::Retry(at) = waiting.want {
+            self.let_cluster_go(at, out); // It may have been the last that its cluster waited for.
+        }
         true
     }
 

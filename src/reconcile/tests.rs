@@ -229,6 +229,27 @@ fn a_retired_endpoint_leaves_with_its_last_request() {
     shards[0].give_back(third, NOW);
 }
 
+/// As does a cluster with the last retry, even if that never begins.
+#[test]
+fn a_retired_cluster_leaves_with_its_last_retry() {
+    let mut shards = shards(1, ClusterLimits { retries_max: 1, ..ClusterLimits::default() });
+    let cluster = shards[0].cluster(CLUSTER).unwrap();
+    shards[0].wait_retry(cluster, 1, NOW);
+    let waiter = shards[0].wait_retry(cluster, 2, NOW);
+    let mut empty = (*plan(2, ClusterLimits::default(), &[])).clone();
+    empty.clusters.clear();
+    shards[0].prepare(&Arc::new(empty));
+    shards[0].activate(2, NOW);
+    shards[0].end_retry(cluster, NOW);
+    while shards[0].next_event().is_some() {}
+    assert_eq!(shards[0].cluster(CLUSTER), Some(cluster));
+    match shards[0].cancel(waiter, NOW) {
+        true => {}
+        false => shards[0].end_retry(cluster, NOW),
+    }
+    assert_eq!(shards[0].cluster(CLUSTER), None);
+}
+
 #[test]
 fn what_waits_is_bounded() {
     let limits = ClusterLimits { requests_max: 1, pending_max: 3, ..ClusterLimits::default() };
