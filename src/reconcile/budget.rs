@@ -63,6 +63,11 @@ impl Deposits {
         self.parts.iter().sum::<u64>() + lent * RETRY_MILLI
     }
 
+    /// How many retries that pays for.
+    pub fn retries(&mut self, budget: &RetryBudget, now: Nanos) -> u64 {
+        self.balance_milli(budget, now) / RETRY_MILLI
+    }
+
     /// All that the home ever granted, as far as is known here.
     pub fn granted(&self) -> u64 {
         self.granted

@@ -384,6 +384,11 @@ impl Home {
         self.entries.keys().copied()
     }
 
+    /// All retries that it ever lent to a shard, beyond what first attempts there paid for.
+    pub fn tokens_granted(&self, shard: ShardId) -> u64 {
+        self.tokens[usize::from(shard.0)].granted
+    }
+
     /// A limit as it stands, for metrics and the simulator.
     pub fn lent(&self, kind: Kind, endpoint: Option<EndpointId>) -> Option<Lent> {
         self.lenders[kind as usize].lent(endpoint)

@@ -653,7 +653,11 @@ impl Replica {
         if let Some(cluster) = &mut self.clusters[at.0 as usize]
             && !cluster.purses[kind as usize].queue.is_empty()
         {
-            cluster.want_credits(kind, out);
+            let waiting = u64::from(cluster.purses[kind as usize].queue.len());
+            match kind {
+                Kind::Retries => cluster.want_retries(waiting, now, out),
+                Kind::Requests | Kind::Connections => cluster.want_credits(kind, waiting, out),
+            }
         }
     }
 
@@ -662,7 +666,6 @@ impl Replica {
         if let Want::Retry(at) = waiting.want {
             let Some(cluster) = &mut self.clusters[at.0 as usize] else { return false };
             if !cluster.deposits.spend(&cluster.retry_budget, now) {
-                cluster.want_tokens(out);
                 return false;
             }
             let shared = &mut cluster.purses[kind as usize];
@@ -1206,9 +1209,9 @@ impl Cluster {
     }
 
     /// As many as wait, beyond what was granted; an ask that stands is not repeated.
-    fn want_credits(&mut self, kind: Kind, out: &mut Out) {
+    fn want_credits(&mut self, kind: Kind, waiting: u64, out: &mut Out) {
         let shared = &mut self.purses[kind as usize];
-        let missing = u64::from(shared.queue.len()).saturating_sub(shared.purse.free());
+        let missing = waiting.saturating_sub(shared.purse.free());
         let wanted = shared.granted + missing;
         if missing > 0 && wanted > shared.wanted {
             shared.wanted = wanted;
@@ -1223,9 +1226,19 @@ impl Cluster {
         out.order(self.home, Body::Debit { limit, returned, wanted }, wakes);
     }
 
-    fn want_tokens(&mut self, out: &mut Out) {
-        let waiting = u64::from(self.purses[Kind::Retries as usize].queue.len());
-        let wanted = self.deposits.granted() + waiting;
+    /// First what pays for a retry, and then a credit for each that is paid: shards that cannot pay
+    /// would swap their credits for ever.
+    fn want_retries(&mut self, waiting: u64, now: Nanos, out: &mut Out) {
+        match self.deposits.retries(&self.retry_budget, now) {
+            0 => self.want_token(out),
+            paid => self.want_credits(Kind::Retries, paid.min(waiting), out),
+        }
+    }
+
+    /// One at a time: an ask cannot be taken back, and what nobody waits for any more would be lent
+    /// all the same.
+    fn want_token(&mut self, out: &mut Out) {
+        let wanted = self.deposits.granted() + 1;
         if wanted > self.tokens_wanted {
             self.tokens_wanted = wanted;
             out.order(self.home, Body::TokensWanted { cluster: self.id, wanted }, true);

@@ -307,6 +307,58 @@ fn a_retry_goes_when_first_attempts_have_paid_for_it() {
     assert_eq!(shards[0].next_event(), Some(Event::RetryGranted { token: 3 }));
 }
 
+/// Shards with credits for retries that nobody pays for leave each other, and themselves, in peace.
+#[test]
+fn retries_that_cannot_be_paid_swap_no_credits() {
+    let retries = |limit| ClusterLimits { retries_max: limit, ..ClusterLimits::default() };
+    for count in [1, 2, 3] {
+        let mut shards = shards(count, retries(UNLIMITED));
+        let cluster = shards[0].cluster(CLUSTER).unwrap();
+        let wait = |shard: &mut Reconciler| {
+            for token in 0..20 {
+                shard.wait_retry(cluster, token, NOW);
+            }
+            let begun = std::iter::from_fn(|| shard.next_event()).count();
+            (0..begun).for_each(|_| shard.end_retry(cluster, NOW));
+        };
+        shards.iter_mut().for_each(wait);
+        let lowered = plan(2, retries(4), &[ENDPOINT]);
+        for shard in &mut shards {
+            shard.prepare(&lowered);
+            shard.activate(2, NOW);
+            while shard.next_event().is_some() {}
+        }
+        // Would not come to an end.
+        carry(&mut shards, NOW);
+        shards.iter_mut().for_each(wait);
+        carry(&mut shards, NOW);
+    }
+}
+
+/// A home does not go on to pay for retries that have long given up, and nobody saves them up.
+#[test]
+fn retries_that_gave_up_cost_one_token() {
+    let mut shards = shards(2, ClusterLimits { retries_max: 100, ..ClusterLimits::default() });
+    let cluster = shards[0].cluster(CLUSTER).unwrap();
+    for shard in &mut shards {
+        let waiters: Vec<_> = (0..50).map(|token| shard.wait_retry(cluster, token, NOW)).collect();
+        for waiter in waiters {
+            if !shard.cancel(waiter, NOW) {
+                shard.end_retry(cluster, NOW);
+            }
+        }
+    }
+    let mut now = NOW;
+    for _ in 0..60 {
+        carry(&mut shards, now);
+        now = now + Duration::from_secs(1);
+        shards.iter_mut().for_each(|shard| shard.turn(now));
+    }
+    let home = usize::from(home_of(CLUSTER, 2).0);
+    let lent = |shard| shards[home].homes().next().unwrap().1.tokens_granted(ShardId(shard));
+    assert!(lent(0) + lent(1) <= 5, "three at once, and one that stood for each");
+}
+
 #[test]
 fn idle_connections_are_closed_for_others() {
     let limits = ClusterLimits { connections_max: 1, ..ClusterLimits::default() };
