@@ -345,7 +345,9 @@ impl Home {
                 }
                 tokens.granted += 1;
                 let granted = tokens.granted;
-                out.order(shard, Body::Tokens { cluster: self.id, granted }, true);
+                if !mutation::is_on(Mutation::TokensLost) {
+                    out.order(shard, Body::Tokens { cluster: self.id, granted }, true);
+                }
             }
             self.token_asks.pop_front();
             if self.tokens[usize::from(shard.0)].wanted > self.tokens[usize::from(shard.0)].granted

@@ -38,6 +38,20 @@ pub(crate) enum Mutation {
     RouteNeedsPlace,
     /// A route's breaker leaves with its plan, whoever has passed it.
     RouteLeavesItsRequests,
+    /// A retry begins whether there is a credit for it or not.
+    RetryWithoutCredit,
+    /// A retry begins whether somebody has paid for it or not.
+    RetryUnpaid,
+    /// What first attempts have paid is good for ever.
+    DepositsNeverExpire,
+    /// What first attempts pay is not for retries that wait.
+    DepositServesNobody,
+    /// Each message about tokens is one token more.
+    TokensCountedByMessage,
+    /// A home books tokens that it does not send.
+    TokensLost,
+    /// A home saves up tokens for ever.
+    TokensHoarded,
 }
 
 #[cfg(test)]

@@ -380,7 +380,9 @@ impl Replica {
     pub fn deposit(&mut self, slot: EndpointSlot, now: Nanos, out: &mut Out) {
         let (endpoint, cluster) = pair!(self, slot);
         cluster.deposits.deposit(&cluster.retry_budget, now);
-        if !cluster.purses[Kind::Retries as usize].queue.is_empty() {
+        if !cluster.purses[Kind::Retries as usize].queue.is_empty()
+            && !mutation::is_on(Mutation::DepositServesNobody)
+        {
             let at = endpoint.cluster;
             self.serve(Kind::Retries, at, None, now, out);
         }
@@ -792,7 +794,8 @@ impl Replica {
     pub fn begin_retry(&mut self, at: ClusterSlot, now: Nanos) -> Result<(), RetryRefusal> {
         let cluster = self.clusters[at.0 as usize].as_mut().expect("a slot lives with its users");
         let shared = &mut cluster.purses[Kind::Retries as usize];
-        if shared.purse.free() == 0 || !shared.queue.is_empty() {
+        let is_free = shared.purse.free() > 0 || mutation::is_on(Mutation::RetryWithoutCredit);
+        if !is_free || !shared.queue.is_empty() {
             return Err(RetryRefusal::NoCredit);
         }
         if !cluster.deposits.spend(&cluster.retry_budget, now) {
@@ -1161,6 +1164,10 @@ impl Replica {
     pub fn cluster_purse(&self, kind: Kind, at: ClusterSlot) -> Option<&Purse> {
         let cluster = self.clusters.get(at.0 as usize)?.as_ref()?;
         Some(&cluster.purses[kind as usize].purse)
+    }
+
+    pub fn deposits(&self, at: ClusterSlot) -> Option<&Deposits> {
+        Some(&self.clusters.get(at.0 as usize)?.as_ref()?.deposits)
     }
 
     /// How many wait for a credit of the endpoint and its cluster together.

@@ -94,6 +94,8 @@ pub struct Tally {
     pub overrides: u64,
     /// Retries.
     pub retries: u64,
+    /// Of those, retries that waited for a credit or for what pays for them, or gave up.
+    pub retries_waited: u64,
     /// Messages carried, and lost.
     pub messages: u64,
     /// Messages lost.
@@ -113,6 +115,7 @@ impl Tally {
         self.plans += other.plans;
         self.overrides += other.overrides;
         self.retries += other.retries;
+        self.retries_waited += other.retries_waited;
         self.messages += other.messages;
         self.lost += other.lost;
     }

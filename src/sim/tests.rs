@@ -29,6 +29,8 @@ fn hold(first: u64, count: u64, shards: Option<u16>) {
     assert!(tally.plans > count / 4, "{tally:?}");
     assert!(tally.overrides > count / 4, "{tally:?}");
     assert!(tally.trips_refused > 0, "{tally:?}");
+    assert!(tally.retries > count, "{tally:?}");
+    assert!(tally.retries_waited > count, "{tally:?}");
 }
 
 #[test]
@@ -111,6 +113,13 @@ mutations! {
     finds_a_route_that_forgets_who_waits: RouteWaiterForgotten,
     finds_a_route_that_needs_a_place_to_trip: RouteNeedsPlace,
     finds_a_route_that_leaves_its_requests: RouteLeavesItsRequests,
+    finds_a_retry_that_begins_without_a_credit: RetryWithoutCredit,
+    finds_a_retry_that_begins_without_a_budget: RetryUnpaid,
+    finds_deposits_that_never_expire: DepositsNeverExpire,
+    finds_deposits_that_serve_nobody: DepositServesNobody,
+    finds_tokens_that_are_counted_by_message: TokensCountedByMessage,
+    finds_tokens_that_are_lost: TokensLost,
+    finds_a_home_that_hoards_tokens: TokensHoarded,
 }
 
 /// A failure is cut down, and what is left still fails.

@@ -9,8 +9,8 @@ use super::{Fault, Op, Tally};
 use crate::breaker::{self, Epoch, Outcome, Override, Pass, Phase};
 use crate::reconcile::{
     ClusterId, ClusterLimits, ClusterSpec, EndpointId, EndpointLimits, EndpointSlot, EndpointSpec,
-    Event, FLUSH_INTERVAL, Home, Kind, Message, PlanSpec, Reconciler, Refusal, Role, Rollout,
-    ShardId, Step, Ticket, UNLIMITED, Waiter, home_of,
+    Event, FLUSH_INTERVAL, Home, Kind, Message, PlanSpec, Reconciler, Refusal, RetryBudget, Role,
+    Rollout, ShardId, Step, Ticket, UNLIMITED, Waiter, home_of,
 };
 use crate::rng::Rng;
 use crate::time::Nanos;
@@ -169,6 +169,7 @@ pub struct World {
     cluster_ids: [Option<ClusterId>; 2],
     cluster_limits: [ClusterLimits; 2],
     settings: breaker::Settings,
+    retry_budget: RetryBudget,
     /// Half of the seeds are about breakers: nothing is limited, and new endpoints do not answer.
     is_about_breakers: bool,
     endpoints_end: u32,
@@ -208,6 +209,11 @@ impl World {
             ramp: Duration::from_millis(50),
             ..breaker::Settings::default()
         };
+        let retry_budget = RetryBudget {
+            deposit_milli: [0, 200, 200, 1_000][fates.below(4) as usize],
+            ttl: Duration::from_millis([200, 10_000][fates.below(2) as usize]),
+            per_second_min: [0, 30, 300][fates.below(3) as usize],
+        };
         let empty = Arc::new(PlanSpec {
             generation: 0,
             clusters: Vec::new(),
@@ -235,6 +241,7 @@ impl World {
             cluster_ids: [None; 2],
             cluster_limits: [ClusterLimits::default(); 2],
             settings,
+            retry_budget,
             is_about_breakers: fates.below(2) == 0,
             endpoints_end: 0,
             clusters_end: 0,
@@ -244,7 +251,7 @@ impl World {
             connections: BTreeMap::new(),
             retries: BTreeMap::new(),
             tokens: 0,
-            checker: Checker::new(shards, settings),
+            checker: Checker::new(shards, settings, retry_budget),
             tally: Tally::default(),
             fates,
         };
@@ -254,7 +261,7 @@ impl World {
                 requests_max: world.draw_limit(),
                 connections_max: world.draw_limit(),
                 pending_max: 8,
-                retries_max: 1 + world.fates.below(3),
+                retries_max: world.draw_retries(),
             };
         }
         for place in [0, 1, 2, SECOND] {
@@ -306,7 +313,7 @@ impl World {
             Op::Cancel { which } => self.cancel_some(which),
             Op::Connect { shard, endpoint } => self.connect(self.pick(shard), endpoint),
             Op::Disconnect { which } => self.disconnect_some(which),
-            Op::Retry { shard, cluster } => self.retry(self.pick(shard), cluster),
+            Op::Retry { shard, cluster } => self.retry_some(self.pick(shard), cluster),
             Op::EndRetry { which } => self.end_retry_some(which),
             Op::Stall { shard, time } => {
                 let shard = self.pick(shard);
@@ -445,12 +452,13 @@ impl World {
                 Err(Fault::Safety(format!("{token} may connect and does not wait")))
             }
             Event::RetryGranted { token } => {
-                if let Some(held) = self.retries.get_mut(&token) {
-                    held.waiter = None;
-                    self.tally.retries += 1;
-                    self.checker.began(shard, Kind::Retries, held.cluster, None);
-                }
-                Ok(())
+                let waiting = self.retries.get_mut(&token).filter(|held| held.waiter.is_some());
+                let Some(held) = waiting else {
+                    return Err(Fault::Safety(format!("retry {token} may go and does not wait")));
+                };
+                held.waiter = None;
+                let cluster = held.cluster;
+                self.retry_began(shard, cluster)
             }
             Event::CloseIdle { .. } => {
                 // Every connection of this world is idle.
@@ -692,6 +700,7 @@ impl World {
             return Ok(());
         }
         node.reconciler.deposit(ticket.endpoint, now);
+        self.checker.deposited(shard, cluster, now);
         self.tally.admitted += 1;
         let mut end = Nanos::NEVER;
         if ticket.pass.probe.is_some() {
@@ -887,33 +896,39 @@ impl World {
         self.after(shard)
     }
 
-    fn retry(&mut self, shard: usize, cluster: u8) -> Result<(), Fault> {
+    fn retry_some(&mut self, shard: usize, cluster: u8) -> Result<(), Fault> {
         if self.nodes[shard].stalled_until > self.now {
             return Ok(());
         }
         self.turn(shard)?;
-        let plan = &self.nodes[shard].plan;
-        let Some(cluster) = plan
-            .clusters
-            .get(usize::from(cluster) % plan.clusters.len().max(1))
-            .map(|spec| spec.id)
-        else {
-            return Ok(());
-        };
+        let clusters = &self.nodes[shard].plan.clusters;
+        match clusters.get(usize::from(cluster) % clusters.len().max(1)) {
+            Some(spec) => self.retry(shard, spec.id),
+            None => Ok(()),
+        }
+    }
+
+    fn retry(&mut self, shard: usize, cluster: ClusterId) -> Result<(), Fault> {
         self.tokens += 1;
         let (token, now) = (self.tokens, self.now);
         let reconciler = &mut self.nodes[shard].reconciler;
         let Some(slot) = reconciler.cluster(cluster) else { return Ok(()) };
         let mut held = Held { shard, cluster, endpoint: None, slot: None, waiter: None };
         match reconciler.begin_retry(slot, now) {
-            Ok(()) => {
-                self.tally.retries += 1;
-                self.checker.began(shard, Kind::Retries, cluster, None);
+            Ok(()) => self.retry_began(shard, cluster)?,
+            Err(_) => {
+                held.waiter = Some(reconciler.wait_retry(slot, token, now));
+                self.tally.retries_waited += 1;
             }
-            Err(_) => held.waiter = Some(reconciler.wait_retry(slot, token, now)),
         }
         self.retries.insert(token, held);
         self.after(shard)
+    }
+
+    fn retry_began(&mut self, shard: usize, cluster: ClusterId) -> Result<(), Fault> {
+        self.tally.retries += 1;
+        self.checker.began(shard, Kind::Retries, cluster, None);
+        self.checker.retried(shard, cluster, &self.nodes)
     }
 
     fn end_retry_some(&mut self, which: u8) -> Result<(), Fault> {
@@ -935,7 +950,10 @@ impl World {
         let reconciler = &mut self.nodes[shard].reconciler;
         match waiter {
             Some(waiter) => {
-                reconciler.cancel(waiter, self.now);
+                if !reconciler.cancel(waiter, self.now) {
+                    let what = format!("retry {token} waits and cannot be cancelled");
+                    return Err(Fault::Safety(what));
+                }
             }
             None => {
                 let Some(slot) = reconciler.cluster(cluster) else {
@@ -984,6 +1002,10 @@ impl World {
         if self.is_about_breakers { UNLIMITED } else { drawn }
     }
 
+    fn draw_retries(&mut self) -> u64 {
+        [1, 2, 3, 7, UNLIMITED][self.fates.below(5) as usize]
+    }
+
     fn make_plan(&mut self) -> Arc<PlanSpec> {
         self.generation += 1;
         let mut clusters = Vec::new();
@@ -1007,6 +1029,7 @@ impl World {
             clusters.push(ClusterSpec {
                 limits: self.cluster_limits[index],
                 breaker: self.settings,
+                retry_budget: self.retry_budget,
                 endpoints,
                 ..ClusterSpec::new(*id)
             });
@@ -1023,7 +1046,7 @@ impl World {
         let place = (change >> 8) as usize % PLACES;
         let cluster = usize::from(place >= SECOND);
         let route = (change >> 8) as usize % ROUTES;
-        match change % 10 {
+        match change % 11 {
             0 | 1 => match self.places[place].id {
                 Some(_) => self.places[place].id = None,
                 None => self.fill(place),
@@ -1038,6 +1061,7 @@ impl World {
                 None => self.fill_route(route),
             },
             8 => self.fill_route(route),
+            9 => self.cluster_limits[cluster].retries_max = self.draw_retries(),
             _ => match self.cluster_ids[1] {
                 Some(_) => {
                     self.cluster_ids[1] = None;
@@ -1149,6 +1173,9 @@ impl World {
                 )));
             }
             self.quiet_round(false)?;
+            // A retry that waits for its budget may wait long: it gives up.
+            let retries: Vec<u64> = self.retries.keys().copied().collect();
+            retries.into_iter().try_for_each(|token| self.end_retry(token))?;
         }
         // What wakes nobody is known when everybody has looked once.
         let deadline = self.now + FLUSH_INTERVAL * INTERVALS_TO_CONVERGE;
@@ -1212,9 +1239,32 @@ impl World {
                 self.disconnect(token)?;
             }
         }
-        // A retry that waits for its budget may wait long: it gives up.
-        let retries: Vec<u64> = self.retries.keys().copied().collect();
-        retries.into_iter().try_for_each(|token| self.end_retry(token))
+        let begun = self.retries.iter().filter(|(_, held)| held.waiter.is_none());
+        let begun: Vec<u64> = begun.map(|(token, _)| *token).collect();
+        begun.into_iter().try_for_each(|token| self.end_retry(token))
+    }
+
+    /// Where a retry may hope for what it waits for, some begin, on every shard.
+    fn begin_retries(&mut self) -> Result<(), Fault> {
+        for shard in 0..self.nodes.len() {
+            for spec in &self.nodes[shard].plan.clone().clusters {
+                let is_paid = self.retry_budget.deposit_milli > 0
+                    && entries(spec, Role::Endpoint).next().is_some();
+                if is_paid || self.retry_budget.per_second_min > 0 {
+                    self.retry(shard, spec.id)?;
+                    self.retry(shard, spec.id)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How long the last of those may take: the home pays for them one by one, perhaps for as many
+    /// that nobody waits for any more, or first attempts have to pay.
+    fn retries_time(&self) -> Duration {
+        let count = 3 * self.nodes.len() as u32;
+        let price = Duration::from_secs(1).checked_div(self.retry_budget.per_second_min);
+        price.map_or(RECOVERY * 2, |price| price * count + Duration::from_secs(1))
     }
 
     /// What is left to do, if anything.
@@ -1229,6 +1279,9 @@ impl World {
                 Request::InFlight(_) => "is in flight".into(),
             };
             return Some(format!("request {token} {kind}"));
+        }
+        if let Some((token, held)) = self.retries.iter().next() {
+            return Some(format!("retry {token} goes on on shard {}", held.shard));
         }
         if let Some((token, held)) = self.connections.iter().next() {
             return Some(format!("connection {token} waits on shard {}", held.shard));
@@ -1268,7 +1321,25 @@ impl World {
         if let Some(shard) = self.nodes.iter().position(|node| !node.reconciler.is_silent()) {
             return Some(format!("shard {shard} still has something to say"));
         }
-        self.checker.disagreement(&self.nodes)
+        self.left_behind().or_else(|| self.checker.disagreement(&self.nodes))
+    }
+
+    /// What some shard still keeps of what is in no plan any more.
+    fn left_behind(&self) -> Option<String> {
+        for (shard, Node { reconciler, plan, .. }) in self.nodes.iter().enumerate() {
+            let endpoint = (0..self.endpoints_end).map(EndpointId).find(|id| {
+                let mut all = plan.clusters.iter().flat_map(|spec| &spec.endpoints);
+                reconciler.endpoint(*id).is_some() && all.all(|it| it.id != *id)
+            });
+            let cluster = (0..self.clusters_end).map(ClusterId).find(|id| {
+                let mut all = plan.clusters.iter();
+                reconciler.cluster(*id).is_some() && all.all(|it| it.id != *id)
+            });
+            if endpoint.is_some() || cluster.is_some() {
+                return Some(format!("shard {shard} keeps {endpoint:?} {cluster:?} that left"));
+            }
+        }
+        None
     }
 
     /// Requests come again, everywhere, and every endpoint answers.
@@ -1276,12 +1347,27 @@ impl World {
         for place in 0..PLACES + ROUTES {
             self.override_some(place as u8, Override::Release)?;
         }
+        self.begin_retries()?;
         let deadline = self.now + RECOVERY;
-        while let Some((endpoint, phase)) = self.not_closed() {
-            if self.now > deadline {
+        let retries_deadline = self.now + self.retries_time();
+        loop {
+            let open = self.not_closed();
+            if let Some((endpoint, phase)) = open.filter(|_| self.now > deadline) {
                 return Err(Fault::Liveness(format!(
                     "{endpoint:?} answers, and is {phase:?} after {RECOVERY:?}"
                 )));
+            }
+            let retry = self.retries.iter().next();
+            if let Some((token, held)) = retry.filter(|_| self.now > retries_deadline) {
+                return Err(Fault::Liveness(format!(
+                    "retry {token} of {:?} waits on shard {} after {:?}",
+                    held.cluster,
+                    held.shard,
+                    self.retries_time()
+                )));
+            }
+            if open.is_none() && retry.is_none() {
+                return Ok(());
             }
             self.now = self.now + Duration::from_millis(4);
             for shard in 0..self.nodes.len() {
@@ -1292,7 +1378,6 @@ impl World {
             }
             self.let_all_end()?;
         }
-        Ok(())
     }
 
     /// A breaker that is not closed, and could be: of what nobody asks for, nobody knows.
