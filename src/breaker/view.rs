@@ -267,7 +267,10 @@ impl View {
     }
 
     fn settle(&mut self, serial: u64, result: ProbeResult) -> bool {
-        debug_assert!(self.permit.is_some_and(|(permit, _)| permit.serial == serial));
+        debug_assert!(
+            self.permit.is_some_and(|(permit, _)| permit.serial == serial)
+                || mutation::is_on(Mutation::PermitAcceptedTwice)
+        );
         self.permit = None;
         self.settled = Some(Settlement { serial, result });
         true

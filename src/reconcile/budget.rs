@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::RetryBudget;
+use super::mutation::{self, Mutation};
 use crate::time::Nanos;
 
 /// Parts of the time for which a deposit is good: it expires within a tenth of it.
@@ -53,7 +54,7 @@ impl Deposits {
         }
         let lent = self.granted > self.spent;
         self.spent += u64::from(lent);
-        lent
+        lent || mutation::is_on(Mutation::RetryUnpaid)
     }
 
     /// What it holds now, in thousandths of a retry.
@@ -63,6 +64,11 @@ impl Deposits {
         self.parts.iter().sum::<u64>() + lent * RETRY_MILLI
     }
 
+    /// How many retries that pays for.
+    pub fn retries(&mut self, budget: &RetryBudget, now: Nanos) -> u64 {
+        self.balance_milli(budget, now) / RETRY_MILLI
+    }
+
     /// All that the home ever granted, as far as is known here.
     pub fn granted(&self) -> u64 {
         self.granted
@@ -70,6 +76,8 @@ impl Deposits {
 
     /// The home has granted so many in all. `true`: more than before.
     pub fn grant(&mut self, total: u64, budget: &RetryBudget, now: Nanos) -> bool {
+        let by_message = mutation::is_on(Mutation::TokensCountedByMessage);
+        let total = if by_message { self.granted + 1 } else { total };
         if total <= self.granted {
             return false;
         }
@@ -82,6 +90,9 @@ impl Deposits {
     }
 
     fn advance(&mut self, ttl: Duration, now: Nanos) {
+        if mutation::is_on(Mutation::DepositsNeverExpire) {
+            return;
+        }
         let length = (ttl.as_nanos() as u64 / PARTS as u64).max(1);
         let current = now.0 / length;
         let fresh = current.saturating_sub(self.newest).min(PARTS as u64);
@@ -104,7 +115,9 @@ impl Mint {
     pub fn take(&mut self, count: u64, budget: &RetryBudget, now: Nanos) -> u64 {
         let Some(price) = price(budget) else { return 0 };
         let oldest = now.0.saturating_sub(budget.ttl.as_nanos() as u64);
-        self.handed_out = self.handed_out.max(oldest);
+        if !mutation::is_on(Mutation::TokensHoarded) {
+            self.handed_out = self.handed_out.max(oldest);
+        }
         let taken = count.min(now.0.saturating_sub(self.handed_out) / price);
         self.handed_out += taken * price;
         taken

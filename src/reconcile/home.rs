@@ -138,7 +138,9 @@ impl Home {
         let room = self.has_room() || mutation::is_on(Mutation::EjectWithoutBound);
         let Some(entry) = self.entries.get_mut(&id) else { return false };
         if entry.breaker.report(from, report, now) {
-            if room || entry.role == Role::Route {
+            let needs_place =
+                entry.role == Role::Endpoint || mutation::is_on(Mutation::RouteNeedsPlace);
+            if room || !needs_place {
                 entry.breaker.trip(now, &mut self.rng);
                 self.announce(id, out);
                 return true;
@@ -349,7 +351,9 @@ impl Home {
                 }
                 tokens.granted += 1;
                 let granted = tokens.granted;
-                out.order(shard, Body::Tokens { cluster: self.id, granted }, true);
+                if !mutation::is_on(Mutation::TokensLost) {
+                    out.order(shard, Body::Tokens { cluster: self.id, granted }, true);
+                }
             }
             self.token_asks.pop_front();
             if self.tokens[usize::from(shard.0)].wanted > self.tokens[usize::from(shard.0)].granted
@@ -386,6 +390,11 @@ impl Home {
     /// The endpoints and route breakers that it decides for.
     pub fn endpoints(&self) -> impl Iterator<Item = EndpointId> + '_ {
         self.entries.keys().copied()
+    }
+
+    /// All retries that it ever lent to a shard, beyond what first attempts there paid for.
+    pub fn tokens_granted(&self, shard: ShardId) -> u64 {
+        self.tokens[usize::from(shard.0)].granted
     }
 
     /// A limit as it stands, for metrics and the simulator.

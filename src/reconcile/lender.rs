@@ -77,8 +77,9 @@ impl Ledger {
     /// `true`: more than was demanded before.
     fn recall(&mut self, shard: ShardId, count: u64) -> bool {
         let account = &mut self.accounts[usize::from(shard.0)];
-        let demanded = account.returned + count.min(account.held());
-        let news = demanded > account.recalled;
+        let count = count.min(account.held());
+        let demanded = account.returned + count;
+        let news = count > 0 && demanded > account.recalled;
         account.recalled = account.recalled.max(demanded);
         news
     }

@@ -28,6 +28,30 @@ pub(crate) enum Mutation {
     OldEpochApplied,
     /// An ask for credits waits until its home looks.
     AskWithoutWaking,
+    /// A permit of a route that nobody used is kept.
+    RoutePermitKept,
+    /// A probe of a route was sent, and its permit goes back as if it was not.
+    RouteProbeCalledUnsent,
+    /// Who waits for a route's permit is not told of it.
+    RouteWaiterForgotten,
+    /// A route needs a place in `max_ejected` to trip.
+    RouteNeedsPlace,
+    /// A route's breaker leaves with its plan, whoever has passed it.
+    RouteLeavesItsRequests,
+    /// A retry begins whether there is a credit for it or not.
+    RetryWithoutCredit,
+    /// A retry begins whether somebody has paid for it or not.
+    RetryUnpaid,
+    /// What first attempts have paid is good for ever.
+    DepositsNeverExpire,
+    /// What first attempts pay is not for retries that wait.
+    DepositServesNobody,
+    /// Each message about tokens is one token more.
+    TokensCountedByMessage,
+    /// A home books tokens that it does not send.
+    TokensLost,
+    /// A home saves up tokens for ever.
+    TokensHoarded,
 }
 
 #[cfg(test)]

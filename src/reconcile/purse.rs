@@ -67,7 +67,11 @@ impl Purse {
     /// Uses one. Only if one is free.
     #[inline]
     pub fn take(&mut self) {
-        debug_assert!(self.free() > 0 || mutation::is_on(Mutation::CountBeforeAsking));
+        debug_assert!(
+            self.free() > 0
+                || mutation::is_on(Mutation::CountBeforeAsking)
+                || mutation::is_on(Mutation::RetryWithoutCredit)
+        );
         self.in_use += 1;
         self.free -= 1;
         self.peak = self.peak.max(self.in_use);

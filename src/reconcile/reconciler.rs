@@ -13,8 +13,8 @@ use super::purse::Purse;
 use super::queue::Waiter;
 use super::replica::Replica;
 use super::{
-    Ages, ClusterId, ClusterSlot, EndpointId, EndpointSlot, Event, FLUSH_INTERVAL, Kind, Out,
-    PlanSpec, Refusal, RetryRefusal, SURPLUS_AFTER, ShardId, Standing, Ticket, home_of,
+    Ages, ClusterId, ClusterSlot, Deposits, EndpointId, EndpointSlot, Event, FLUSH_INTERVAL, Kind,
+    Out, PlanSpec, Refusal, RetryRefusal, SURPLUS_AFTER, ShardId, Standing, Ticket, home_of,
 };
 use crate::breaker::{Admits, Epoch, Outcome, Override, Pass, View};
 use crate::time::Nanos;
@@ -183,10 +183,13 @@ impl Reconciler {
         self.replica.enter(endpoint)
     }
 
-    /// Counts a first attempt for the retry budget.
+    /// Counts a first attempt for the retry budget; it may pay for a retry that waits.
     #[inline]
     pub fn deposit(&mut self, endpoint: EndpointSlot, now: Nanos) {
-        self.replica.deposit(endpoint, now);
+        self.replica.deposit(endpoint, now, &mut self.out);
+        if self.out.has_news() {
+            self.dispatch(now);
+        }
     }
 
     /// Waits for credits, in turn. Exactly one of [`Event::Admitted`] and [`Event::Elsewhere`] with
@@ -527,6 +530,11 @@ impl Reconciler {
     /// How many wait here for a credit of a cluster alone.
     pub fn cluster_waiting(&self, kind: Kind, cluster: ClusterSlot) -> u32 {
         self.replica.cluster_waiting(kind, cluster)
+    }
+
+    /// What this shard has of a cluster's retry budget.
+    pub fn deposits(&self, cluster: ClusterSlot) -> Option<&Deposits> {
+        self.replica.deposits(cluster)
     }
 
     /// Resets what only counts, so that states which differ in nothing else are the same.

@@ -381,11 +381,17 @@ impl Replica {
         Ticket { endpoint: slot, pass: endpoint.view.take() }
     }
 
-    /// Deposits what a first attempt is worth in retries.
+    /// Deposits what a first attempt is worth in retries; a retry that waits for it goes.
     #[inline]
-    pub fn deposit(&mut self, slot: EndpointSlot, now: Nanos) {
-        let (_, cluster) = pair!(self, slot);
+    pub fn deposit(&mut self, slot: EndpointSlot, now: Nanos, out: &mut Out) {
+        let (endpoint, cluster) = pair!(self, slot);
         cluster.deposits.deposit(&cluster.retry_budget, now);
+        if !cluster.purses[Kind::Retries as usize].queue.is_empty()
+            && !mutation::is_on(Mutation::DepositServesNobody)
+        {
+            let at = endpoint.cluster;
+            self.serve(Kind::Retries, at, None, now, out);
+        }
     }
 
     #[inline]
@@ -644,6 +650,9 @@ impl Replica {
             }
         }
         self.no_longer_pending(waiting.want);
+        if let Want::Retry(at) = waiting.want {
+            self.let_cluster_go(at, out); // It may have been the last that its cluster waited for.
+        }
         true
     }
 
@@ -697,7 +706,11 @@ impl Replica {
         if let Some(cluster) = &mut self.clusters[at.0 as usize]
             && !cluster.purses[kind as usize].queue.is_empty()
         {
-            cluster.want_credits(kind, out);
+            let waiting = u64::from(cluster.purses[kind as usize].queue.len());
+            match kind {
+                Kind::Retries => cluster.want_retries(waiting, now, out),
+                Kind::Requests | Kind::Connections => cluster.want_credits(kind, waiting, out),
+            }
         }
     }
 
@@ -706,7 +719,6 @@ impl Replica {
         if let Want::Retry(at) = waiting.want {
             let Some(cluster) = &mut self.clusters[at.0 as usize] else { return false };
             if !cluster.deposits.spend(&cluster.retry_budget, now) {
-                cluster.want_tokens(out);
                 return false;
             }
             let shared = &mut cluster.purses[kind as usize];
@@ -841,7 +853,8 @@ impl Replica {
     pub fn begin_retry(&mut self, at: ClusterSlot, now: Nanos) -> Result<(), RetryRefusal> {
         let cluster = self.clusters[at.0 as usize].as_mut().expect("a slot lives with its users");
         let shared = &mut cluster.purses[Kind::Retries as usize];
-        if shared.purse.free() == 0 || !shared.queue.is_empty() {
+        let is_free = shared.purse.free() > 0 || mutation::is_on(Mutation::RetryWithoutCredit);
+        if !is_free || !shared.queue.is_empty() {
             return Err(RetryRefusal::NoCredit);
         }
         if !cluster.deposits.spend(&cluster.retry_budget, now) {
@@ -907,9 +920,15 @@ impl Replica {
         let (endpoint, cluster) = pair!(self, slot);
         endpoint.passes -= 1;
         let urgent = match outcome {
+            Some(_)
+                if pass.probe.is_some() && mutation::is_on(Mutation::RouteProbeCalledUnsent) =>
+            {
+                endpoint.view.give_back(pass)
+            }
             Some((outcome, latency)) => {
                 endpoint.view.record(&cluster.settings, pass, outcome, latency, now)
             }
+            None if mutation::is_on(Mutation::RoutePermitKept) => false,
             None => endpoint.view.give_back(pass),
         };
         if urgent {
@@ -1064,6 +1083,9 @@ impl Replica {
         out.due_at(permit.use_by);
         let Some((waiting, _)) = self.waiters.front(&endpoint.permit_queue) else { return true };
         if endpoint.role == Role::Route {
+            if mutation::is_on(Mutation::RouteWaiterForgotten) {
+                return true;
+            }
             // It needs no credit: it enters again, and finds the permit.
             self.waiters.pop(&mut endpoint.permit_queue);
             self.no_longer_pending(waiting.want);
@@ -1197,6 +1219,10 @@ impl Replica {
         Some(&cluster.purses[kind as usize].purse)
     }
 
+    pub fn deposits(&self, at: ClusterSlot) -> Option<&Deposits> {
+        Some(&self.clusters.get(at.0 as usize)?.as_ref()?.deposits)
+    }
+
     /// How many wait for a credit of the endpoint and its cluster together.
     pub fn waiting(&self, kind: Kind, slot: EndpointSlot) -> u32 {
         let endpoint = self.endpoints.get(slot.0 as usize).and_then(Option::as_ref);
@@ -1243,9 +1269,9 @@ impl Cluster {
     }
 
     /// As many as wait, beyond what was granted; an ask that stands is not repeated.
-    fn want_credits(&mut self, kind: Kind, out: &mut Out) {
+    fn want_credits(&mut self, kind: Kind, waiting: u64, out: &mut Out) {
         let shared = &mut self.purses[kind as usize];
-        let missing = u64::from(shared.queue.len()).saturating_sub(shared.purse.free());
+        let missing = waiting.saturating_sub(shared.purse.free());
         let wanted = shared.granted + missing;
         if missing > 0 && wanted > shared.wanted {
             shared.wanted = wanted;
@@ -1260,9 +1286,19 @@ impl Cluster {
         out.order(self.home, Body::Debit { limit, returned, wanted }, wakes);
     }
 
-    fn want_tokens(&mut self, out: &mut Out) {
-        let waiting = u64::from(self.purses[Kind::Retries as usize].queue.len());
-        let wanted = self.deposits.granted() + waiting;
+    /// First what pays for a retry, and then a credit for each that is paid: shards that cannot pay
+    /// would swap their credits for ever.
+    fn want_retries(&mut self, waiting: u64, now: Nanos, out: &mut Out) {
+        match self.deposits.retries(&self.retry_budget, now) {
+            0 => self.want_token(out),
+            paid => self.want_credits(Kind::Retries, paid.min(waiting), out),
+        }
+    }
+
+    /// One at a time: an ask cannot be taken back, and what nobody waits for any more would be lent
+    /// all the same.
+    fn want_token(&mut self, out: &mut Out) {
+        let wanted = self.deposits.granted() + 1;
         if wanted > self.tokens_wanted {
             self.tokens_wanted = wanted;
             out.order(self.home, Body::TokensWanted { cluster: self.id, wanted }, true);
@@ -1307,7 +1343,8 @@ impl Endpoint {
     }
 
     fn is_used(&self) -> bool {
-        self.passes > 0 || self.purses.iter().any(|own| own.purse.in_use() > 0)
+        let is_passed = self.passes > 0 && !mutation::is_on(Mutation::RouteLeavesItsRequests);
+        is_passed || self.purses.iter().any(|own| own.purse.in_use() > 0)
     }
 
     /// What is free of it goes back, and as many as wait are asked for, each together with one of

@@ -254,6 +254,27 @@ fn a_retired_endpoint_leaves_with_its_last_request() {
     shards[0].give_back(third, NOW);
 }
 
+/// As does a cluster with the last retry, even if that never begins.
+#[test]
+fn a_retired_cluster_leaves_with_its_last_retry() {
+    let mut shards = shards(1, ClusterLimits { retries_max: 1, ..ClusterLimits::default() });
+    let cluster = shards[0].cluster(CLUSTER).unwrap();
+    shards[0].wait_retry(cluster, 1, NOW);
+    let waiter = shards[0].wait_retry(cluster, 2, NOW);
+    let mut empty = (*plan(2, ClusterLimits::default(), &[])).clone();
+    empty.clusters.clear();
+    shards[0].prepare(&Arc::new(empty));
+    shards[0].activate(2, NOW);
+    shards[0].end_retry(cluster, NOW);
+    while shards[0].next_event().is_some() {}
+    assert_eq!(shards[0].cluster(CLUSTER), Some(cluster));
+    match shards[0].cancel(waiter, NOW) {
+        true => {}
+        false => shards[0].end_retry(cluster, NOW),
+    }
+    assert_eq!(shards[0].cluster(CLUSTER), None);
+}
+
 #[test]
 fn what_waits_is_bounded() {
     let limits = ClusterLimits { requests_max: 1, pending_max: 3, ..ClusterLimits::default() };
@@ -289,6 +310,78 @@ fn retries_need_a_credit_and_a_budget() {
     // Nothing deposited is left: the home lends three a second.
     shards[0].wait_retry(cluster, 8, NOW);
     assert_eq!(shards[0].next_event(), Some(Event::RetryGranted { token: 8 }));
+}
+
+/// Not before its home lends the next one, and not behind those that come later.
+#[test]
+fn a_retry_goes_when_first_attempts_have_paid_for_it() {
+    let mut shards = shards(1, ClusterLimits::default());
+    let (cluster, slot) =
+        (shards[0].cluster(CLUSTER).unwrap(), shards[0].endpoint(ENDPOINT).unwrap());
+    for token in 0..3 {
+        shards[0].wait_retry(cluster, token, NOW); // The home lends three.
+        assert_eq!(shards[0].next_event(), Some(Event::RetryGranted { token }));
+        shards[0].end_retry(cluster, NOW);
+    }
+    shards[0].wait_retry(cluster, 3, NOW);
+    for _ in 0..4 {
+        shards[0].deposit(slot, NOW);
+        assert_eq!(shards[0].next_event(), None);
+    }
+    shards[0].deposit(slot, NOW);
+    assert_eq!(shards[0].next_event(), Some(Event::RetryGranted { token: 3 }));
+}
+
+/// Shards with credits for retries that nobody pays for leave each other, and themselves, in peace.
+#[test]
+fn retries_that_cannot_be_paid_swap_no_credits() {
+    let retries = |limit| ClusterLimits { retries_max: limit, ..ClusterLimits::default() };
+    for count in [1, 2, 3] {
+        let mut shards = shards(count, retries(UNLIMITED));
+        let cluster = shards[0].cluster(CLUSTER).unwrap();
+        let wait = |shard: &mut Reconciler| {
+            for token in 0..20 {
+                shard.wait_retry(cluster, token, NOW);
+            }
+            let begun = std::iter::from_fn(|| shard.next_event()).count();
+            (0..begun).for_each(|_| shard.end_retry(cluster, NOW));
+        };
+        shards.iter_mut().for_each(wait);
+        let lowered = plan(2, retries(4), &[ENDPOINT]);
+        for shard in &mut shards {
+            shard.prepare(&lowered);
+            shard.activate(2, NOW);
+            while shard.next_event().is_some() {}
+        }
+        // Would not come to an end.
+        carry(&mut shards, NOW);
+        shards.iter_mut().for_each(wait);
+        carry(&mut shards, NOW);
+    }
+}
+
+/// A home does not go on to pay for retries that have long given up, and nobody saves them up.
+#[test]
+fn retries_that_gave_up_cost_one_token() {
+    let mut shards = shards(2, ClusterLimits { retries_max: 100, ..ClusterLimits::default() });
+    let cluster = shards[0].cluster(CLUSTER).unwrap();
+    for shard in &mut shards {
+        let waiters: Vec<_> = (0..50).map(|token| shard.wait_retry(cluster, token, NOW)).collect();
+        for waiter in waiters {
+            if !shard.cancel(waiter, NOW) {
+                shard.end_retry(cluster, NOW);
+            }
+        }
+    }
+    let mut now = NOW;
+    for _ in 0..60 {
+        carry(&mut shards, now);
+        now = now + Duration::from_secs(1);
+        shards.iter_mut().for_each(|shard| shard.turn(now));
+    }
+    let home = usize::from(home_of(CLUSTER, 2).0);
+    let lent = |shard| shards[home].homes().next().unwrap().1.tokens_granted(ShardId(shard));
+    assert!(lent(0) + lent(1) <= 5, "three at once, and one that stood for each");
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! What must never be, and what is true: the checker keeps books of its own, from what requests
 //! and endpoints really did, and compares.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::Fault;
 use super::world::{Node, OverrideEpoch, Request};
 use crate::breaker::{Epoch, Outcome, Override, Pass, Phase, SETTLE_GRACE, Settings};
-use crate::reconcile::{ClusterId, EndpointId, Home, Kind, Purse, ShardId};
+use crate::reconcile::{ClusterId, EndpointId, Home, Kind, Purse, RetryBudget, ShardId};
 use crate::time::Nanos;
 
 /// What really happened to one breaker.
@@ -46,11 +46,64 @@ struct Book {
     lent: Option<u64>,
 }
 
+/// Thousandths in a retry.
+const RETRY_MILLI: u64 = 1_000;
+
+/// What is true of a cluster's retry budget.
+#[derive(Debug, Clone, Default)]
+struct Budget {
+    /// On each shard.
+    savings: Vec<Savings>,
+    /// In thousandths: all that first attempts ever paid, and all that retries cost.
+    deposited: u64,
+    spent: u64,
+    /// Retries that the home has lent, and up to when its time is used up by them.
+    minted: u64,
+    paid_until: u64,
+}
+
+/// What retries of one shard may still cost.
+#[derive(Debug, Clone, Default)]
+struct Savings {
+    /// When it came, and how much, in thousandths; the oldest first.
+    parts: VecDeque<(Nanos, u64)>,
+    /// Of the home's, as the shard knows it.
+    granted: u64,
+}
+
+impl Savings {
+    fn save(&mut self, milli: u64, now: Nanos) {
+        self.parts.push_back((now, milli));
+    }
+
+    /// A retry; `false`: nobody has paid for it.
+    fn spend(&mut self, ttl: Duration, now: Nanos) -> bool {
+        while self.parts.front().is_some_and(|(at, _)| *at + ttl <= now) {
+            self.parts.pop_front();
+        }
+        let mut due = RETRY_MILLI;
+        while let Some((_, milli)) = self.parts.front_mut() {
+            let part = due.min(*milli);
+            *milli -= part;
+            due -= part;
+            if due == 0 {
+                return true;
+            }
+            self.parts.pop_front();
+        }
+        false
+    }
+}
+
 /// Keeps the books.
 pub(super) struct Checker {
     shards: u16,
     settings: Settings,
+    retry_budget: RetryBudget,
+    budgets: BTreeMap<ClusterId, Budget>,
     truths: BTreeMap<EndpointId, Truth>,
+    /// Which of them are of routes.
+    routes: BTreeSet<EndpointId>,
     seen: BTreeMap<(usize, EndpointId), Seen>,
     books: BTreeMap<LimitName, Book>,
     /// How many were ejected at the last look.
@@ -63,11 +116,14 @@ fn unsafe_if(is_so: bool, what: impl FnOnce() -> String) -> Result<(), Fault> {
 }
 
 impl Checker {
-    pub fn new(shards: u16, settings: Settings) -> Checker {
+    pub fn new(shards: u16, settings: Settings, retry_budget: RetryBudget) -> Checker {
         Checker {
             shards,
             settings,
+            retry_budget,
+            budgets: BTreeMap::new(),
             truths: BTreeMap::new(),
+            routes: BTreeSet::new(),
             seen: BTreeMap::new(),
             books: BTreeMap::new(),
             ejected: BTreeMap::new(),
@@ -76,6 +132,15 @@ impl Checker {
     }
 
     // ---- What happened ------------------------------------------------------------------------
+
+    /// This is the breaker of a route.
+    pub fn is_a_route(&mut self, id: EndpointId) {
+        self.routes.insert(id);
+    }
+
+    pub fn is_route(&self, id: EndpointId) -> bool {
+        self.routes.contains(&id)
+    }
 
     /// At most `probes` in an epoch.
     pub fn probe_sent(&mut self, endpoint: EndpointId, epoch: Epoch) -> Result<(), Fault> {
@@ -208,6 +273,48 @@ impl Checker {
         Ok(())
     }
 
+    /// A first attempt pays for a part of a retry.
+    pub fn deposited(&mut self, shard: usize, cluster: ClusterId, now: Nanos) {
+        let milli = u64::from(self.retry_budget.deposit_milli);
+        let budget = self.budget(cluster);
+        budget.deposited += milli;
+        budget.savings[shard].save(milli, now);
+    }
+
+    /// A retry begins: somebody has paid for it, and not too long ago.
+    pub fn retried(
+        &mut self,
+        shard: usize,
+        cluster: ClusterId,
+        nodes: &[Node],
+    ) -> Result<(), Fault> {
+        self.loans(shard, cluster, &nodes[shard]);
+        let (ttl, now) = (self.retry_budget.ttl, nodes[shard].clock);
+        let budget = self.budget(cluster);
+        budget.spent += RETRY_MILLI;
+        unsafe_if(!budget.savings[shard].spend(ttl, now), || {
+            format!("nobody has paid for a retry of {cluster:?} on shard {shard}")
+        })
+    }
+
+    fn budget(&mut self, cluster: ClusterId) -> &mut Budget {
+        let budget = self.budgets.entry(cluster).or_default();
+        budget.savings.resize(self.shards.into(), Savings::default());
+        budget
+    }
+
+    /// What a shard has got of the home's retries since the last look.
+    fn loans(&mut self, shard: usize, cluster: ClusterId, node: &Node) {
+        let slot = node.reconciler.cluster(cluster);
+        let Some(known) = slot.and_then(|slot| node.reconciler.deposits(slot)) else { return };
+        let savings = &mut self.budget(cluster).savings[shard];
+        let more = known.granted().saturating_sub(savings.granted);
+        if more > 0 {
+            savings.granted = known.granted();
+            savings.save(more * RETRY_MILLI, node.clock);
+        }
+    }
+
     // ---- What is ------------------------------------------------------------------------------
 
     /// Something is in flight, open, or being retried.
@@ -260,6 +367,8 @@ impl Checker {
     ) -> Result<(), Fault> {
         for node in nodes {
             for (cluster, home) in node.reconciler.homes() {
+                self.minting(cluster, home, node.clock)?;
+                self.borrowing(cluster, home, shard, &nodes[shard])?;
                 for kind in Kind::ALL {
                     self.lending((cluster, kind, None), home, shard, &nodes[shard])?;
                 }
@@ -269,7 +378,7 @@ impl Checker {
                         self.lending(limit, home, shard, &nodes[shard])?;
                     }
                 }
-                let (ejected, max) = (home.ejected(), home.ejected_max());
+                let (ejected, max) = (self.ejected(home), self.ejected_max(home));
                 let before = self.ejected.insert(cluster, ejected).unwrap_or_default();
                 unsafe_if(ejected > max && ejected > before, || {
                     format!("{ejected} endpoints of {cluster:?} are out, not {max}")
@@ -278,7 +387,49 @@ impl Checker {
         }
         self.views(shard, nodes)?;
         self.probes(requests)?;
-        waiters(shard, &nodes[shard])
+        waiters(shard, &nodes[shard])?;
+        self.waiting_retries(shard, &nodes[shard])
+    }
+
+    /// The home lends no more retries than its time is worth: so many a second, and what was not
+    /// asked for adds up for as long as a deposit is good.
+    fn minting(&mut self, cluster: ClusterId, home: &Home, now: Nanos) -> Result<(), Fault> {
+        let minted = (0..self.shards).map(|shard| home.tokens_granted(ShardId(shard))).sum();
+        let RetryBudget { ttl, per_second_min, .. } = self.retry_budget;
+        let budget = self.budget(cluster);
+        let more = minted - budget.minted;
+        if more == 0 {
+            return Ok(());
+        }
+        let price = 1_000_000_000u64.checked_div(per_second_min.into()).unwrap_or(u64::MAX / 4);
+        budget.minted = minted;
+        budget.paid_until =
+            budget.paid_until.max(now.0.saturating_sub(ttl.as_nanos() as u64)) + more * price;
+        unsafe_if(budget.paid_until > now.0, || {
+            format!("{more} retries of {cluster:?} were lent too soon at {now:?}")
+        })
+    }
+
+    /// A shard has been lent no more retries than its home knows of, and all shards together have
+    /// begun no more than there were.
+    fn borrowing(
+        &mut self,
+        cluster: ClusterId,
+        home: &Home,
+        shard: usize,
+        node: &Node,
+    ) -> Result<(), Fault> {
+        self.loans(shard, cluster, node);
+        let lent = home.tokens_granted(ShardId(shard as u16));
+        let budget = self.budget(cluster);
+        let known = budget.savings[shard].granted;
+        unsafe_if(known > lent, || {
+            format!("shard {shard} has {known} retries of {cluster:?}, {lent} were lent")
+        })?;
+        let all = budget.deposited + budget.minted * RETRY_MILLI;
+        unsafe_if(budget.spent > all, || {
+            format!("retries of {cluster:?} have cost {}, of {all}", budget.spent)
+        })
     }
 
     /// One limit, at its home and on one shard.
@@ -347,18 +498,53 @@ impl Checker {
         Ok(())
     }
 
-    /// Probes of one endpoint that are out at once are of one epoch.
+    /// How many endpoints of a cluster breakers have taken out, and may: half of them, but one at
+    /// least. Routes are none, and an operator may open as many as he likes.
+    fn ejected(&self, home: &Home) -> usize {
+        let is_out = |id: &EndpointId| {
+            self.truths.get(id).is_some_and(|truth| {
+                matches!(truth.phase, Phase::Open | Phase::HalfOpen) && !truth.is_exempt
+            })
+        };
+        home.endpoints().filter(|id| !self.is_route(*id)).filter(is_out).count()
+    }
+
+    fn ejected_max(&self, home: &Home) -> usize {
+        (home.endpoints().filter(|id| !self.is_route(*id)).count() / 2).max(1)
+    }
+
+    /// Probes of one endpoint, or route, that are out at once are of one epoch.
     fn probes(&self, requests: &BTreeMap<u64, Request>) -> Result<(), Fault> {
         let mut epochs: BTreeMap<EndpointId, Epoch> = BTreeMap::new();
         for request in requests.values() {
             let Request::InFlight(it) = request else { continue };
-            if it.ticket.pass.probe.is_none() {
+            for (id, epoch) in it.probes() {
+                let other = *epochs.entry(id).or_insert(epoch);
+                unsafe_if(other != epoch, || {
+                    format!("probes of {id:?} are out in {other:?} and in {epoch:?}")
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    /// No retry waits for what its shard has.
+    fn waiting_retries(&self, shard: usize, node: &Node) -> Result<(), Fault> {
+        for spec in &node.plan.clusters {
+            let Some(cluster) = node.reconciler.cluster(spec.id) else { continue };
+            let waiting = node.reconciler.cluster_waiting(Kind::Retries, cluster);
+            let free = node.reconciler.cluster_purse(Kind::Retries, cluster).map_or(0, Purse::free);
+            if waiting == 0 || free == 0 {
                 continue;
             }
-            let (epoch, endpoint) = (it.ticket.pass.epoch, it.endpoint);
-            let other = *epochs.entry(endpoint).or_insert(epoch);
-            unsafe_if(other != epoch, || {
-                format!("probes of {endpoint:?} are out in {other:?} and in {epoch:?}")
+            let deposits = node.reconciler.deposits(cluster).cloned().unwrap_or_default();
+            let balance = { deposits }.balance_milli(&self.retry_budget, node.clock);
+            unsafe_if(balance >= RETRY_MILLI, || {
+                format!(
+                    "shard {shard}: {waiting} retries of {:?} wait, there are {free} places and \
+                     {balance} thousandths to pay for them",
+                    spec.id
+                )
             })?;
         }
         Ok(())
@@ -386,6 +572,12 @@ impl Checker {
                                  its home {known:?}"
                             ));
                         }
+                    }
+                    let lent = home.tokens_granted(ShardId(shard as u16));
+                    let known = nodes[shard].reconciler.cluster(cluster);
+                    let known = known.and_then(|slot| nodes[shard].reconciler.deposits(slot));
+                    if known.is_some_and(|known| known.granted() != lent) {
+                        return Some(format!("shard {shard} lacks retries of {cluster:?}"));
                     }
                     for kind in Kind::ALL {
                         let lent = home.lent(kind, None)?;

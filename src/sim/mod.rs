@@ -80,6 +80,10 @@ pub struct Tally {
     pub waited: u64,
     /// Probes sent.
     pub probes: u64,
+    /// Of those, probes of routes.
+    pub route_probes: u64,
+    /// Requests that were probes of a route and of an endpoint.
+    pub double_probes: u64,
     /// Transitions of breakers.
     pub transitions: u64,
     /// Trips that `max_ejected` refused.
@@ -90,6 +94,8 @@ pub struct Tally {
     pub overrides: u64,
     /// Retries.
     pub retries: u64,
+    /// Of those, retries that waited for a credit or for what pays for them, or gave up.
+    pub retries_waited: u64,
     /// Messages carried, and lost.
     pub messages: u64,
     /// Messages lost.
@@ -102,11 +108,14 @@ impl Tally {
         self.admitted += other.admitted;
         self.waited += other.waited;
         self.probes += other.probes;
+        self.route_probes += other.route_probes;
+        self.double_probes += other.double_probes;
         self.transitions += other.transitions;
         self.trips_refused += other.trips_refused;
         self.plans += other.plans;
         self.overrides += other.overrides;
         self.retries += other.retries;
+        self.retries_waited += other.retries_waited;
         self.messages += other.messages;
         self.lost += other.lost;
     }

@@ -21,6 +21,8 @@ pub enum Op {
         shard: u8,
         /// For this endpoint.
         endpoint: u8,
+        /// By this route to its cluster, if an odd number.
+        route: u8,
         /// It is admitted, and then not sent.
         abandoned: bool,
     },
@@ -31,7 +33,7 @@ pub enum Op {
         /// 32 bits that decide how it ends.
         luck: u32,
     },
-    /// A waiting request gives up.
+    /// A request that waits, or was woken to look again, gives up.
     Cancel {
         /// Which of them.
         which: u8,
@@ -67,7 +69,7 @@ pub enum Op {
         /// For so long.
         time: Duration,
     },
-    /// An endpoint stops answering.
+    /// An endpoint stops answering, or nothing does that comes by a route.
     Kill {
         /// Which.
         endpoint: u8,
@@ -77,14 +79,14 @@ pub enum Op {
         /// Which.
         endpoint: u8,
     },
-    /// A new plan: an endpoint comes or goes, a limit is set.
+    /// A new plan: an endpoint, a route's breaker or a cluster comes or goes, a limit is set.
     Plan {
         /// Bits that decide what changes.
         change: u32,
     },
     /// An operator overrides a breaker, or releases it.
     Override {
-        /// Of which endpoint.
+        /// Of which endpoint, or route.
         endpoint: u8,
         /// Bits that decide how.
         wanted: u8,
@@ -101,25 +103,27 @@ impl Op {
 
     fn draw(rng: &mut Rng) -> Op {
         let bits = rng.bits();
-        let (a, b) = ((bits >> 8) as u8, (bits >> 16) as u8);
+        let (a, b, c) = ((bits >> 8) as u8, (bits >> 16) as u8, (bits >> 24) as u8);
         let word = (bits >> 32) as u32;
         match bits as u8 {
-            0..60 => Op::Turn { shard: a },
-            60..130 => Op::Request { shard: a, endpoint: b, abandoned: word.is_multiple_of(32) },
-            130..175 => Op::Finish { which: a, luck: word },
-            175..180 => Op::Cancel { which: a },
-            180..188 => Op::Connect { shard: a, endpoint: b },
-            188..193 => Op::Disconnect { which: a },
-            193..197 => Op::Retry { shard: a, cluster: b },
-            197..201 => Op::EndRetry { which: a },
+            0..58 => Op::Turn { shard: a },
+            58..128 => {
+                Op::Request { shard: a, endpoint: b, route: c, abandoned: word.is_multiple_of(32) }
+            }
+            128..173 => Op::Finish { which: a, luck: word },
+            173..178 => Op::Cancel { which: a },
+            178..185 => Op::Connect { shard: a, endpoint: b },
+            185..190 => Op::Disconnect { which: a },
+            190..196 => Op::Retry { shard: a, cluster: b },
+            196..201 => Op::EndRetry { which: a },
             201..204 => {
                 Op::Stall { shard: a, time: Duration::from_micros(u64::from(word) % 600_000) }
             }
             204..208 => Op::Kill { endpoint: a },
             208..212 => Op::Revive { endpoint: a },
-            212..214 => Op::Plan { change: word },
-            214..216 => Op::Override { endpoint: a, wanted: b },
-            216..=255 => Op::Wait(Duration::from_micros(match a {
+            212..215 => Op::Plan { change: word },
+            215..217 => Op::Override { endpoint: a, wanted: b },
+            217..=255 => Op::Wait(Duration::from_micros(match a {
                 0..160 => u64::from(word) % 2_000,
                 160..230 => u64::from(word) % 20_000,
                 230..=255 => u64::from(word) % 250_000,

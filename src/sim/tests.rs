@@ -24,9 +24,13 @@ fn hold(first: u64, count: u64, shards: Option<u16>) {
     assert!(tally.waited > count, "{tally:?}");
     assert!(tally.transitions > count, "{tally:?}");
     assert!(tally.probes > count / 4, "{tally:?}");
+    assert!(tally.route_probes > count / 4, "{tally:?}");
+    assert!(tally.double_probes > 0, "{tally:?}");
     assert!(tally.plans > count / 4, "{tally:?}");
     assert!(tally.overrides > count / 4, "{tally:?}");
     assert!(tally.trips_refused > 0, "{tally:?}");
+    assert!(tally.retries > count, "{tally:?}");
+    assert!(tally.retries_waited > count, "{tally:?}");
 }
 
 #[test]
@@ -104,6 +108,18 @@ mutations! {
     finds_a_permit_accepted_twice: PermitAcceptedTwice,
     finds_an_old_epoch_that_is_applied: OldEpochApplied,
     finds_an_ask_that_wakes_nobody: AskWithoutWaking,
+    finds_a_permit_of_a_route_that_is_kept: RoutePermitKept,
+    finds_a_probe_of_a_route_that_is_called_unsent: RouteProbeCalledUnsent,
+    finds_a_route_that_forgets_who_waits: RouteWaiterForgotten,
+    finds_a_route_that_needs_a_place_to_trip: RouteNeedsPlace,
+    finds_a_route_that_leaves_its_requests: RouteLeavesItsRequests,
+    finds_a_retry_that_begins_without_a_credit: RetryWithoutCredit,
+    finds_a_retry_that_begins_without_a_budget: RetryUnpaid,
+    finds_deposits_that_never_expire: DepositsNeverExpire,
+    finds_deposits_that_serve_nobody: DepositServesNobody,
+    finds_tokens_that_are_counted_by_message: TokensCountedByMessage,
+    finds_tokens_that_are_lost: TokensLost,
+    finds_a_home_that_hoards_tokens: TokensHoarded,
 }
 
 /// A failure is cut down, and what is left still fails.

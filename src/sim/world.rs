@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use super::check::Checker;
 use super::{Fault, Op, Tally};
-use crate::breaker::{self, Epoch, Outcome, Override, Phase};
+use crate::breaker::{self, Epoch, Outcome, Override, Pass, Phase};
 use crate::reconcile::{
     ClusterId, ClusterLimits, ClusterSpec, EndpointId, EndpointLimits, EndpointSlot, EndpointSpec,
-    Event, FLUSH_INTERVAL, Kind, Message, PlanSpec, Reconciler, Refusal, Role, Rollout, ShardId,
-    Step, Ticket, UNLIMITED, Waiter, home_of,
+    Event, FLUSH_INTERVAL, Home, Kind, Message, PlanSpec, Reconciler, Refusal, RetryBudget, Role,
+    Rollout, ShardId, Step, Ticket, UNLIMITED, Waiter, home_of,
 };
 use crate::rng::Rng;
 use crate::time::Nanos;
@@ -28,8 +28,17 @@ const RECOVERY: Duration = Duration::from_secs(8);
 /// Places for endpoints in the world's plans; which of them are taken changes.
 const PLACES: usize = 5;
 
-/// The second cluster's place; it is smaller.
+/// The second cluster's first place; it is smaller.
 const SECOND: usize = 3;
+
+/// Places for breakers of routes.
+const ROUTES: usize = 3;
+
+/// The second cluster's first route.
+const SECOND_ROUTE: usize = 2;
+
+/// A request that has looked so often where it might go gives up.
+const CHOICES_MAX: u8 = 4;
 
 /// How the wires treat a seed's messages.
 #[derive(Debug, Clone, Copy)]
@@ -60,10 +69,38 @@ pub(super) struct Node {
 /// How long a slow request takes.
 const SLOW: Duration = Duration::from_millis(5);
 
-/// A request that is waiting or in flight.
+/// A request that is on its way to an endpoint, or there.
 pub(super) enum Request {
-    Waiting { shard: usize, endpoint: EndpointId, waiter: Waiter },
+    /// For a credit, or for a permit of its route or its endpoint.
+    Waiting(Errand, Waiter),
+    /// It has to look again, when its task runs.
+    Woken(Errand),
     InFlight(InFlight),
+}
+
+/// A request that is not at its endpoint yet.
+pub(super) struct Errand {
+    shard: usize,
+    cluster: ClusterId,
+    endpoint: EndpointId,
+    /// The breaker that it has to pass first.
+    wanted: Option<EndpointId>,
+    /// And has passed.
+    route: Option<RoutePass>,
+    /// It is admitted, and then not sent.
+    abandoned: bool,
+    /// How often it has looked.
+    choices: u8,
+}
+
+/// Leave of a route's breaker.
+#[derive(Clone, Copy)]
+pub(super) struct RoutePass {
+    pub route: EndpointId,
+    pub pass: Pass,
+    slot: EndpointSlot,
+    /// When a probe must be ended.
+    end: Nanos,
 }
 
 /// A request at its endpoint.
@@ -72,8 +109,32 @@ pub(super) struct InFlight {
     pub endpoint: EndpointId,
     pub cluster: ClusterId,
     pub ticket: Ticket,
+    pub route: Option<RoutePass>,
     /// When a probe must be ended.
     pub end: Nanos,
+}
+
+impl InFlight {
+    /// What it probes, and in which epoch.
+    pub fn probes(&self) -> impl Iterator<Item = (EndpointId, Epoch)> {
+        let own = Some((self.endpoint, self.ticket.pass));
+        let route = self.route.map(|route| (route.route, route.pass));
+        let both = [own, route].into_iter().flatten();
+        both.filter(|(_, pass)| pass.probe.is_some()).map(|(id, pass)| (id, pass.epoch))
+    }
+
+    fn ends(&self) -> Nanos {
+        self.route.map_or(self.end, |route| self.end.min(route.end))
+    }
+}
+
+impl Request {
+    fn shard(&self) -> usize {
+        match self {
+            Request::Waiting(errand, _) | Request::Woken(errand) => errand.shard,
+            Request::InFlight(it) => it.shard,
+        }
+    }
 }
 
 /// A retry that waits or runs, or a connection.
@@ -103,9 +164,12 @@ pub struct World {
     pub(super) plans: BTreeMap<u64, Arc<PlanSpec>>,
     generation: u64,
     places: [Place; PLACES],
+    /// Breakers of routes; the first two are of the first cluster.
+    routes: [Option<EndpointId>; ROUTES],
     cluster_ids: [Option<ClusterId>; 2],
     cluster_limits: [ClusterLimits; 2],
     settings: breaker::Settings,
+    retry_budget: RetryBudget,
     /// Half of the seeds are about breakers: nothing is limited, and new endpoints do not answer.
     is_about_breakers: bool,
     endpoints_end: u32,
@@ -145,6 +209,11 @@ impl World {
             ramp: Duration::from_millis(50),
             ..breaker::Settings::default()
         };
+        let retry_budget = RetryBudget {
+            deposit_milli: [0, 200, 200, 1_000][fates.below(4) as usize],
+            ttl: Duration::from_millis([200, 10_000][fates.below(2) as usize]),
+            per_second_min: [0, 30, 300][fates.below(3) as usize],
+        };
         let empty = Arc::new(PlanSpec {
             generation: 0,
             clusters: Vec::new(),
@@ -168,9 +237,11 @@ impl World {
             plans: BTreeMap::new(),
             generation: 0,
             places: [Place { id: None, limits: EndpointLimits::default() }; PLACES],
+            routes: [None; ROUTES],
             cluster_ids: [None; 2],
             cluster_limits: [ClusterLimits::default(); 2],
             settings,
+            retry_budget,
             is_about_breakers: fates.below(2) == 0,
             endpoints_end: 0,
             clusters_end: 0,
@@ -180,7 +251,7 @@ impl World {
             connections: BTreeMap::new(),
             retries: BTreeMap::new(),
             tokens: 0,
-            checker: Checker::new(shards, settings),
+            checker: Checker::new(shards, settings, retry_budget),
             tally: Tally::default(),
             fates,
         };
@@ -190,11 +261,14 @@ impl World {
                 requests_max: world.draw_limit(),
                 connections_max: world.draw_limit(),
                 pending_max: 8,
-                retries_max: 1 + world.fates.below(3),
+                retries_max: world.draw_retries(),
             };
         }
         for place in [0, 1, 2, SECOND] {
             world.fill(place);
+        }
+        for route in [0, SECOND_ROUTE] {
+            world.fill_route(route);
         }
         let plan = world.make_plan();
         for node in &mut world.nodes {
@@ -228,15 +302,18 @@ impl World {
                 self.now = self.now + time;
                 Ok(())
             }
-            Op::Turn { shard } => self.turn(self.pick(shard)),
-            Op::Request { shard, endpoint, abandoned } => {
-                self.request(self.pick(shard), endpoint, abandoned)
+            Op::Turn { shard } => {
+                self.turn(self.pick(shard))?;
+                self.go_on(self.pick(shard))
+            }
+            Op::Request { shard, endpoint, route, abandoned } => {
+                self.request(self.pick(shard), endpoint, route, abandoned)
             }
             Op::Finish { which, luck } => self.finish_some(which, luck),
             Op::Cancel { which } => self.cancel_some(which),
             Op::Connect { shard, endpoint } => self.connect(self.pick(shard), endpoint),
             Op::Disconnect { which } => self.disconnect_some(which),
-            Op::Retry { shard, cluster } => self.retry(self.pick(shard), cluster),
+            Op::Retry { shard, cluster } => self.retry_some(self.pick(shard), cluster),
             Op::EndRetry { which } => self.end_retry_some(which),
             Op::Stall { shard, time } => {
                 let shard = self.pick(shard);
@@ -244,13 +321,11 @@ impl World {
                 Ok(())
             }
             Op::Kill { endpoint } => {
-                if let Some(id) = self.places[usize::from(endpoint) % PLACES].id {
-                    self.dead.push(id);
-                }
+                self.dead.extend(self.breaker_at(endpoint));
                 Ok(())
             }
             Op::Revive { endpoint } => {
-                let id = self.places[usize::from(endpoint) % PLACES].id;
+                let id = self.breaker_at(endpoint);
                 self.dead.retain(|dead| Some(*dead) != id);
                 Ok(())
             }
@@ -261,8 +336,16 @@ impl World {
                     1 => Override::ForceClosed,
                     _ => Override::Release,
                 };
-                self.override_some(usize::from(endpoint) % PLACES, wanted)
+                self.override_some(endpoint, wanted)
             }
+        }
+    }
+
+    /// The endpoint in a place, or the route's breaker behind those.
+    fn breaker_at(&self, place: u8) -> Option<EndpointId> {
+        match usize::from(place) % (PLACES + ROUTES) {
+            place if place < PLACES => self.places[place].id,
+            place => self.routes[place - PLACES],
         }
     }
 
@@ -348,15 +431,13 @@ impl World {
         let now = self.nodes[shard].clock;
         match event {
             Event::Admitted { token, ticket } => match self.requests.remove(&token) {
-                Some(Request::Waiting { endpoint, .. }) => {
-                    self.admitted(shard, token, endpoint, ticket)
-                }
+                Some(Request::Waiting(errand, _)) => self.admitted(token, errand, ticket),
                 _ => Err(Fault::Safety(format!("{token} was admitted and does not wait"))),
             },
             Event::Elsewhere { token } => {
-                if self.requests.remove(&token).is_none()
-                    && self.connections.remove(&token).is_none()
-                {
+                if let Some(Request::Waiting(errand, _)) = self.requests.remove(&token) {
+                    self.requests.insert(token, Request::Woken(errand));
+                } else if self.connections.remove(&token).is_none() {
                     return Err(Fault::Safety(format!("{token} is sent away and does not wait")));
                 }
                 Ok(())
@@ -371,12 +452,13 @@ impl World {
                 Err(Fault::Safety(format!("{token} may connect and does not wait")))
             }
             Event::RetryGranted { token } => {
-                if let Some(held) = self.retries.get_mut(&token) {
-                    held.waiter = None;
-                    self.tally.retries += 1;
-                    self.checker.began(shard, Kind::Retries, held.cluster, None);
-                }
-                Ok(())
+                let waiting = self.retries.get_mut(&token).filter(|held| held.waiter.is_some());
+                let Some(held) = waiting else {
+                    return Err(Fault::Safety(format!("retry {token} may go and does not wait")));
+                };
+                held.waiter = None;
+                let cluster = held.cluster;
+                self.retry_began(shard, cluster)
             }
             Event::CloseIdle { .. } => {
                 // Every connection of this world is idle.
@@ -399,7 +481,11 @@ impl World {
                 self.tally.transitions += 1;
                 self.checker.transition(endpoint, epoch, phase, now)
             }
-            Event::TripRefused { .. } => {
+            Event::TripRefused { endpoint } => {
+                if self.checker.is_route(endpoint) {
+                    let what = format!("{endpoint:?} is a route, and needs no place to trip");
+                    return Err(Fault::Safety(what));
+                }
                 self.tally.trips_refused += 1;
                 Ok(())
             }
@@ -431,7 +517,7 @@ impl World {
             .requests
             .iter()
             .filter_map(|(token, request)| match request {
-                Request::InFlight(it) if it.shard == shard && it.end <= now => Some(*token),
+                Request::InFlight(it) if it.shard == shard && it.ends() <= now => Some(*token),
                 _ => None,
             })
             .collect();
@@ -450,66 +536,187 @@ impl World {
         let all: Vec<_> = plan
             .clusters
             .iter()
-            .flat_map(|spec| spec.endpoints.iter().map(|it| (it.id, spec.id)))
+            .flat_map(|spec| entries(spec, Role::Endpoint).map(|id| (id, spec.id)))
             .collect();
         if all.is_empty() { None } else { Some(all[usize::from(endpoint) % all.len()]) }
     }
 
-    fn request(&mut self, shard: usize, endpoint: u8, abandoned: bool) -> Result<(), Fault> {
+    /// A route to a cluster that has a breaker.
+    fn route_to(&self, shard: usize, cluster: ClusterId, route: u8) -> Option<EndpointId> {
+        let plan = &self.nodes[shard].plan;
+        let spec = plan.clusters.iter().find(|spec| spec.id == cluster)?;
+        let all: Vec<_> = entries(spec, Role::Route).collect();
+        let is_wanted = !route.is_multiple_of(2) && !all.is_empty();
+        is_wanted.then(|| all[usize::from(route / 2) % all.len()])
+    }
+
+    fn request(
+        &mut self,
+        shard: usize,
+        endpoint: u8,
+        route: u8,
+        abandoned: bool,
+    ) -> Result<(), Fault> {
         if self.nodes[shard].stalled_until > self.now {
             return Ok(());
         }
         self.turn(shard)?;
-        let Some((id, _)) = self.endpoint_of(shard, endpoint) else { return Ok(()) };
+        let Some((endpoint, cluster)) = self.endpoint_of(shard, endpoint) else { return Ok(()) };
+        let wanted = self.route_to(shard, cluster, route);
         self.tokens += 1;
-        let token = self.tokens;
-        let now = self.now;
+        let errand =
+            Errand { shard, cluster, endpoint, wanted, route: None, abandoned, choices: 0 };
+        self.go(self.tokens, errand)
+    }
+
+    /// Those who were woken look again. Others may have come before them.
+    fn go_on(&mut self, shard: usize) -> Result<(), Fault> {
+        if self.nodes[shard].stalled_until > self.now {
+            return Ok(());
+        }
+        self.nodes[shard].clock = self.now;
+        for token in self.woken(shard) {
+            let Some(Request::Woken(mut errand)) = self.requests.remove(&token) else { continue };
+            if errand.wanted.is_none() {
+                match self.next_endpoint(&errand) {
+                    Some(endpoint) => errand.endpoint = endpoint,
+                    None => {
+                        self.give_up(&errand)?;
+                        continue;
+                    }
+                }
+            }
+            self.go(token, errand)?;
+        }
+        Ok(())
+    }
+
+    fn woken(&self, shard: usize) -> Vec<u64> {
+        let is_woken = |it: &&Request| matches!(it, Request::Woken(it) if it.shard == shard);
+        let woken = self.requests.iter().filter(|(_, request)| is_woken(request));
+        woken.map(|(token, _)| *token).collect()
+    }
+
+    /// By the newest plan, the one behind the one that was tried.
+    fn next_endpoint(&self, errand: &Errand) -> Option<EndpointId> {
+        let plan = &self.nodes[errand.shard].plan;
+        let spec = plan.clusters.iter().find(|spec| spec.id == errand.cluster)?;
+        let behind = entries(spec, Role::Endpoint).find(|id| *id > errand.endpoint);
+        behind.or_else(|| entries(spec, Role::Endpoint).next())
+    }
+
+    /// As far as a request gets: first its route's breaker, if it has one, then its endpoint.
+    fn go(&mut self, token: u64, mut errand: Errand) -> Result<(), Fault> {
+        let (shard, now) = (errand.shard, self.now);
+        if errand.choices == CHOICES_MAX {
+            return self.give_up(&errand);
+        }
+        errand.choices += 1;
         let reconciler = &mut self.nodes[shard].reconciler;
-        let Some(slot) = reconciler.endpoint(id) else { return Ok(()) };
+        // By its number, each time: a plan may have taken it away meanwhile.
+        if let Some(route) = errand.wanted.take()
+            && let Some(slot) = reconciler.endpoint(route)
+        {
+            match reconciler.enter_route(slot, now) {
+                Ok(pass) => {
+                    let end = if pass.probe.is_some() { reconciler.view(slot) } else { None };
+                    let end =
+                        end.and_then(|view| view.permit()).map_or(Nanos::NEVER, |it| it.0.end);
+                    errand.route = Some(RoutePass { route, pass, slot, end });
+                }
+                Err(Refusal::NeedsPermit) => {
+                    errand.wanted = Some(route);
+                    let waiter = reconciler.wait_permit(slot, token, now);
+                    return self.waits(token, errand, waiter);
+                }
+                Err(Refusal::Retired) => {}
+                Err(_) => return Ok(()),
+            }
+        }
+        let Some(slot) = reconciler.endpoint(errand.endpoint) else {
+            return self.give_up(&errand);
+        };
         let waiter = match reconciler.admit(slot, now) {
             Ok(ticket) => {
-                if abandoned {
-                    reconciler.give_back(ticket, now);
-                    return self.after(shard);
-                }
-                reconciler.deposit(slot, now);
-                self.admitted(shard, token, id, ticket)?;
+                self.admitted(token, errand, ticket)?;
                 return self.after(shard);
             }
             Err(Refusal::NoCredit) => reconciler.wait(slot, token, now),
             Err(Refusal::NeedsPermit) => reconciler.wait_permit(slot, token, now),
-            Err(_) => return Ok(()),
+            Err(_) => return self.give_up(&errand),
         };
-        if let Ok(waiter) = waiter {
-            self.tally.waited += 1;
-            self.requests.insert(token, Request::Waiting { shard, endpoint: id, waiter });
-        }
-        self.after(shard)
+        self.waits(token, errand, waiter)
     }
 
-    fn admitted(
+    fn waits(
         &mut self,
-        shard: usize,
         token: u64,
-        endpoint: EndpointId,
-        ticket: Ticket,
+        errand: Errand,
+        waiter: Result<Waiter, Refusal>,
     ) -> Result<(), Fault> {
+        let shard = errand.shard;
+        match waiter {
+            Ok(waiter) => {
+                self.tally.waited += 1;
+                self.requests.insert(token, Request::Waiting(errand, waiter));
+                self.after(shard)
+            }
+            Err(_) => self.give_up(&errand),
+        }
+    }
+
+    /// It goes nowhere.
+    fn give_up(&mut self, errand: &Errand) -> Result<(), Fault> {
+        if let Some(RoutePass { route, pass, slot, .. }) = errand.route {
+            self.is_still_there(errand.shard, route, slot)?;
+            self.nodes[errand.shard].reconciler.leave_route(slot, pass, None, self.now);
+        }
+        self.after(errand.shard)
+    }
+
+    /// A route's breaker lives for as long as somebody has passed it.
+    fn is_still_there(
+        &self,
+        shard: usize,
+        route: EndpointId,
+        slot: EndpointSlot,
+    ) -> Result<(), Fault> {
+        if self.nodes[shard].reconciler.endpoint(route) == Some(slot) {
+            return Ok(());
+        }
+        Err(Fault::Safety(format!("{route:?} left shard {shard} before its requests")))
+    }
+
+    fn admitted(&mut self, token: u64, errand: Errand, ticket: Ticket) -> Result<(), Fault> {
+        let Errand { shard, cluster, endpoint, route, .. } = errand;
+        let node = &mut self.nodes[shard];
+        let now = node.clock;
+        if errand.abandoned {
+            node.reconciler.give_back(ticket, now);
+            if let Some(RoutePass { route, pass, slot, .. }) = route {
+                self.is_still_there(shard, route, slot)?;
+                self.nodes[shard].reconciler.leave_route(slot, pass, None, now);
+            }
+            return Ok(());
+        }
+        node.reconciler.deposit(ticket.endpoint, now);
+        self.checker.deposited(shard, cluster, now);
         self.tally.admitted += 1;
-        let view = self.nodes[shard].reconciler.view(ticket.endpoint);
         let mut end = Nanos::NEVER;
         if ticket.pass.probe.is_some() {
-            self.tally.probes += 1;
+            let view = node.reconciler.view(ticket.endpoint);
             end = view.and_then(|view| view.permit()).map_or(Nanos::NEVER, |(it, _)| it.end);
-            self.checker.probe_sent(endpoint, ticket.pass.epoch)?;
         }
-        let plan = &self.nodes[shard].plan;
-        let cluster = plan
-            .clusters
-            .iter()
-            .find(|spec| spec.endpoints.iter().any(|it| it.id == endpoint))
-            .map_or(ClusterId(u32::MAX), |spec| spec.id);
         self.checker.began(shard, Kind::Requests, cluster, Some(endpoint));
-        let request = InFlight { shard, endpoint, cluster, ticket, end };
+        let request = InFlight { shard, endpoint, cluster, ticket, route, end };
+        let mut probes = 0;
+        for (id, epoch) in request.probes() {
+            probes += 1;
+            self.tally.probes += 1;
+            self.tally.route_probes += u64::from(id != endpoint);
+            self.checker.probe_sent(id, epoch)?;
+        }
+        self.tally.double_probes += u64::from(probes == 2);
         self.requests.insert(token, Request::InFlight(request));
         Ok(())
     }
@@ -520,7 +727,7 @@ impl World {
             .iter()
             .filter(|(_, request)| match request {
                 Request::InFlight(it) => self.nodes[it.shard].stalled_until <= self.now,
-                Request::Waiting { .. } => false,
+                _ => false,
             })
             .map(|(token, _)| *token)
             .collect();
@@ -529,14 +736,16 @@ impl World {
         }
         let token = flying[usize::from(which) % flying.len()];
         let Some(Request::InFlight(request)) = self.requests.get(&token) else { return Ok(()) };
+        let is_dead = |id: EndpointId| self.dead.contains(&id);
         let outcome = match luck % 100 {
             0..3 => Outcome::Neutral,
-            3..93 if self.dead.contains(&request.endpoint) => Outcome::Failure,
+            3..93 if is_dead(request.endpoint) => Outcome::Failure,
+            3..93 if request.route.is_some_and(|it| is_dead(it.route)) => Outcome::Failure,
             93..97 => Outcome::Failure,
             _ => Outcome::Success,
         };
         // Some answers take long, and a probe is settled when its answer begins.
-        let goes_on = request.ticket.pass.probe.is_some() && luck & 0x1_0000 != 0;
+        let goes_on = request.probes().next().is_some() && luck & 0x1_0000 != 0;
         let latency = if (luck >> 17).is_multiple_of(4) { SLOW } else { Duration::ZERO };
         match goes_on {
             true => self.settle(token, outcome, latency),
@@ -544,22 +753,28 @@ impl World {
         }
     }
 
+    /// What it probes is known; it goes on.
     fn settle(&mut self, token: u64, outcome: Outcome, latency: Duration) -> Result<(), Fault> {
         let Some(Request::InFlight(request)) = self.requests.get_mut(&token) else { return Ok(()) };
         let (shard, endpoint, pass) = (request.shard, request.endpoint, request.ticket.pass);
         let node = &mut self.nodes[shard];
         node.clock = self.now;
         let now = self.now;
-        let counted_in = node.reconciler.view(request.ticket.endpoint).map(|view| view.epoch());
-        node.reconciler.settle_probe(&mut request.ticket, outcome, latency, now);
-        let in_time = now < std::mem::replace(&mut request.end, Nanos::NEVER);
-        self.checker.finished(shard, endpoint, pass, (outcome, latency), in_time, counted_in);
+        if pass.probe.is_some() {
+            let counted_in = node.reconciler.view(request.ticket.endpoint).map(|it| it.epoch());
+            node.reconciler.settle_probe(&mut request.ticket, outcome, latency, now);
+            let in_time = now < std::mem::replace(&mut request.end, Nanos::NEVER);
+            self.checker.finished(shard, endpoint, pass, (outcome, latency), in_time, counted_in);
+        }
+        if let Some(route) = request.route.take_if(|route| route.pass.probe.is_some()) {
+            self.leave_route(shard, route, outcome, latency)?;
+        }
         self.after(shard)
     }
 
     fn finish(&mut self, token: u64, outcome: Outcome, latency: Duration) -> Result<(), Fault> {
         let Some(Request::InFlight(request)) = self.requests.remove(&token) else { return Ok(()) };
-        let InFlight { shard, endpoint, cluster, ticket, end } = request;
+        let InFlight { shard, endpoint, cluster, ticket, route, end } = request;
         self.checker.ended(shard, Kind::Requests, cluster, Some(endpoint));
         // Its task runs in a turn of its shard, which begins with the messages.
         let node = &mut self.nodes[shard];
@@ -569,34 +784,62 @@ impl World {
         node.reconciler.complete(ticket, outcome, latency, now);
         let in_time = now < end;
         self.checker.finished(shard, endpoint, pass, (outcome, latency), in_time, counted_in);
+        if let Some(route) = route {
+            self.leave_route(shard, route, outcome, latency)?;
+        }
         self.after(shard)
     }
 
+    /// With an outcome: what was sent has ended.
+    fn leave_route(
+        &mut self,
+        shard: usize,
+        RoutePass { route, pass, slot, end }: RoutePass,
+        outcome: Outcome,
+        latency: Duration,
+    ) -> Result<(), Fault> {
+        self.is_still_there(shard, route, slot)?;
+        let reconciler = &mut self.nodes[shard].reconciler;
+        let counted_in = reconciler.view(slot).map(|view| view.epoch());
+        // Who has nothing to say of an end need not say it, unless it was a probe.
+        let is_silent = outcome == Outcome::Neutral && pass.probe.is_none();
+        let said = if is_silent { None } else { Some((outcome, latency)) };
+        reconciler.leave_route(slot, pass, said, self.now);
+        let in_time = self.now < end;
+        self.checker.finished(shard, route, pass, (outcome, latency), in_time, counted_in);
+        Ok(())
+    }
+
     fn cancel_some(&mut self, which: u8) -> Result<(), Fault> {
-        let waiting: Vec<(u64, usize, Waiter)> = self
+        let undone: Vec<u64> = self
             .requests
             .iter()
-            .filter_map(|(token, request)| match request {
-                Request::Waiting { shard, waiter, .. } => Some((*token, *shard, *waiter)),
-                Request::InFlight(_) => None,
-            })
-            .filter(|(_, shard, _)| self.nodes[*shard].stalled_until <= self.now)
+            .filter(|(_, request)| !matches!(request, Request::InFlight(_)))
+            .filter(|(_, request)| self.nodes[request.shard()].stalled_until <= self.now)
+            .map(|(token, _)| *token)
             .collect();
-        if waiting.is_empty() {
+        if undone.is_empty() {
             return Ok(());
         }
-        let (token, shard, waiter) = waiting[usize::from(which) % waiting.len()];
-        self.nodes[shard].clock = self.now;
-        let reconciler = &mut self.nodes[shard].reconciler;
-        let left = match which.is_multiple_of(2) {
-            true => reconciler.cancel(waiter, self.now),
-            false => reconciler.step_aside(waiter, self.now),
+        let token = undone[usize::from(which) % undone.len()];
+        let errand = match self.requests.remove(&token) {
+            Some(Request::Woken(errand)) => errand,
+            Some(Request::Waiting(errand, waiter)) => {
+                let reconciler = &mut self.nodes[errand.shard].reconciler;
+                let left = match which.is_multiple_of(2) {
+                    true => reconciler.cancel(waiter, self.now),
+                    false => reconciler.step_aside(waiter, self.now),
+                };
+                if !left {
+                    let what = format!("{token} waits and cannot be cancelled");
+                    return Err(Fault::Safety(what));
+                }
+                errand
+            }
+            Some(Request::InFlight(_)) | None => return Ok(()),
         };
-        if !left {
-            return Err(Fault::Safety(format!("{token} waits and cannot be cancelled")));
-        }
-        self.requests.remove(&token);
-        self.after(shard)
+        self.nodes[errand.shard].clock = self.now;
+        self.give_up(&errand)
     }
 
     fn connect(&mut self, shard: usize, endpoint: u8) -> Result<(), Fault> {
@@ -653,33 +896,39 @@ impl World {
         self.after(shard)
     }
 
-    fn retry(&mut self, shard: usize, cluster: u8) -> Result<(), Fault> {
+    fn retry_some(&mut self, shard: usize, cluster: u8) -> Result<(), Fault> {
         if self.nodes[shard].stalled_until > self.now {
             return Ok(());
         }
         self.turn(shard)?;
-        let plan = &self.nodes[shard].plan;
-        let Some(cluster) = plan
-            .clusters
-            .get(usize::from(cluster) % plan.clusters.len().max(1))
-            .map(|spec| spec.id)
-        else {
-            return Ok(());
-        };
+        let clusters = &self.nodes[shard].plan.clusters;
+        match clusters.get(usize::from(cluster) % clusters.len().max(1)) {
+            Some(spec) => self.retry(shard, spec.id),
+            None => Ok(()),
+        }
+    }
+
+    fn retry(&mut self, shard: usize, cluster: ClusterId) -> Result<(), Fault> {
         self.tokens += 1;
         let (token, now) = (self.tokens, self.now);
         let reconciler = &mut self.nodes[shard].reconciler;
         let Some(slot) = reconciler.cluster(cluster) else { return Ok(()) };
         let mut held = Held { shard, cluster, endpoint: None, slot: None, waiter: None };
         match reconciler.begin_retry(slot, now) {
-            Ok(()) => {
-                self.tally.retries += 1;
-                self.checker.began(shard, Kind::Retries, cluster, None);
+            Ok(()) => self.retry_began(shard, cluster)?,
+            Err(_) => {
+                held.waiter = Some(reconciler.wait_retry(slot, token, now));
+                self.tally.retries_waited += 1;
             }
-            Err(_) => held.waiter = Some(reconciler.wait_retry(slot, token, now)),
         }
         self.retries.insert(token, held);
         self.after(shard)
+    }
+
+    fn retry_began(&mut self, shard: usize, cluster: ClusterId) -> Result<(), Fault> {
+        self.tally.retries += 1;
+        self.checker.began(shard, Kind::Retries, cluster, None);
+        self.checker.retried(shard, cluster, &self.nodes)
     }
 
     fn end_retry_some(&mut self, which: u8) -> Result<(), Fault> {
@@ -701,7 +950,10 @@ impl World {
         let reconciler = &mut self.nodes[shard].reconciler;
         match waiter {
             Some(waiter) => {
-                reconciler.cancel(waiter, self.now);
+                if !reconciler.cancel(waiter, self.now) {
+                    let what = format!("retry {token} waits and cannot be cancelled");
+                    return Err(Fault::Safety(what));
+                }
             }
             None => {
                 let Some(slot) = reconciler.cluster(cluster) else {
@@ -737,9 +989,21 @@ impl World {
         self.places[place] = Place { id: Some(EndpointId(self.endpoints_end - 1)), limits };
     }
 
+    /// A new breaker of a route.
+    fn fill_route(&mut self, route: usize) {
+        self.endpoints_end += 1;
+        let id = EndpointId(self.endpoints_end - 1);
+        self.checker.is_a_route(id);
+        self.routes[route] = Some(id);
+    }
+
     fn draw_limit(&mut self) -> u64 {
         let drawn = [1, 2, 3, 7, 20, UNLIMITED][self.fates.below(6) as usize];
         if self.is_about_breakers { UNLIMITED } else { drawn }
+    }
+
+    fn draw_retries(&mut self) -> u64 {
+        [1, 2, 3, 7, UNLIMITED][self.fates.below(5) as usize]
     }
 
     fn make_plan(&mut self) -> Arc<PlanSpec> {
@@ -747,17 +1011,25 @@ impl World {
         let mut clusters = Vec::new();
         for (index, id) in self.cluster_ids.iter().enumerate() {
             let Some(id) = id else { continue };
-            let places = if index == 0 { 0..SECOND } else { SECOND..PLACES };
+            let (places, routes) = match index {
+                0 => (0..SECOND, 0..SECOND_ROUTE),
+                _ => (SECOND..PLACES, SECOND_ROUTE..ROUTES),
+            };
+            let limits = EndpointLimits::default();
+            let routes = self.routes[routes].iter().flatten();
+            let routes = routes.map(|id| EndpointSpec { id: *id, role: Role::Route, limits });
             let endpoints = self.places[places]
                 .iter()
                 .filter_map(|place| {
                     let (id, limits) = (place.id?, place.limits);
                     Some(EndpointSpec { id, role: Role::Endpoint, limits })
                 })
+                .chain(routes)
                 .collect();
             clusters.push(ClusterSpec {
                 limits: self.cluster_limits[index],
                 breaker: self.settings,
+                retry_budget: self.retry_budget,
                 endpoints,
                 ..ClusterSpec::new(*id)
             });
@@ -773,7 +1045,8 @@ impl World {
     fn change_plan(&mut self, change: u32) -> Result<(), Fault> {
         let place = (change >> 8) as usize % PLACES;
         let cluster = usize::from(place >= SECOND);
-        match change % 8 {
+        let route = (change >> 8) as usize % ROUTES;
+        match change % 11 {
             0 | 1 => match self.places[place].id {
                 Some(_) => self.places[place].id = None,
                 None => self.fill(place),
@@ -783,14 +1056,22 @@ impl World {
             4 => self.places[place].limits.connections_max = self.draw_limit(),
             5 => self.cluster_limits[cluster].requests_max = self.draw_limit(),
             6 => self.cluster_limits[cluster].connections_max = self.draw_limit(),
+            7 => match self.routes[route] {
+                Some(_) => self.routes[route] = None,
+                None => self.fill_route(route),
+            },
+            8 => self.fill_route(route),
+            9 => self.cluster_limits[cluster].retries_max = self.draw_retries(),
             _ => match self.cluster_ids[1] {
                 Some(_) => {
                     self.cluster_ids[1] = None;
                     self.places[SECOND..].iter_mut().for_each(|place| place.id = None);
+                    self.routes[SECOND_ROUTE..].fill(None);
                 }
                 None => {
                     self.cluster_ids[1] = Some(self.new_cluster());
                     self.fill(SECOND);
+                    self.fill_route(SECOND_ROUTE);
                 }
             },
         }
@@ -844,9 +1125,11 @@ impl World {
             .is_none_or(|(step, shards)| matches!(step, Step::Activate(_)) && shards.is_empty())
     }
 
-    fn override_some(&mut self, place: usize, wanted: Override) -> Result<(), Fault> {
-        let cluster = self.cluster_ids[usize::from(place >= SECOND)];
-        let (Some(id), Some(cluster)) = (self.places[place].id, cluster) else { return Ok(()) };
+    fn override_some(&mut self, place: u8, wanted: Override) -> Result<(), Fault> {
+        let at = usize::from(place) % (PLACES + ROUTES);
+        let is_second = if at < PLACES { at >= SECOND } else { at >= PLACES + SECOND_ROUTE };
+        let cluster = self.cluster_ids[usize::from(is_second)];
+        let (Some(id), Some(cluster)) = (self.breaker_at(place), cluster) else { return Ok(()) };
         let shard = usize::from(home_of(cluster, self.nodes.len() as u16).0);
         if self.nodes[shard].stalled_until > self.now {
             return Ok(());
@@ -890,6 +1173,9 @@ impl World {
                 )));
             }
             self.quiet_round(false)?;
+            // A retry that waits for its budget may wait long: it gives up.
+            let retries: Vec<u64> = self.retries.keys().copied().collect();
+            retries.into_iter().try_for_each(|token| self.end_retry(token))?;
         }
         // What wakes nobody is known when everybody has looked once.
         let deadline = self.now + FLUSH_INTERVAL * INTERVALS_TO_CONVERGE;
@@ -922,10 +1208,12 @@ impl World {
             let single = self.nodes.len() == 1;
             let stepped = node.steps.front().is_some_and(|(due, _)| *due <= self.now);
             let due = node.reconciler.next_due() <= self.now;
-            if !(all || woken || due || stepped || single) {
+            let goes_on = !self.woken(shard).is_empty();
+            if !(all || woken || due || stepped || single || goes_on) {
                 continue;
             }
             self.turn(shard)?;
+            self.go_on(shard)?;
             if all {
                 self.nodes[shard].reconciler.flush(self.now);
                 self.after(shard)?;
@@ -951,21 +1239,49 @@ impl World {
                 self.disconnect(token)?;
             }
         }
-        // A retry that waits for its budget may wait long: it gives up.
-        let retries: Vec<u64> = self.retries.keys().copied().collect();
-        retries.into_iter().try_for_each(|token| self.end_retry(token))
+        let begun = self.retries.iter().filter(|(_, held)| held.waiter.is_none());
+        let begun: Vec<u64> = begun.map(|(token, _)| *token).collect();
+        begun.into_iter().try_for_each(|token| self.end_retry(token))
+    }
+
+    /// Where a retry may hope for what it waits for, some begin, on every shard.
+    fn begin_retries(&mut self) -> Result<(), Fault> {
+        for shard in 0..self.nodes.len() {
+            for spec in &self.nodes[shard].plan.clone().clusters {
+                let is_paid = self.retry_budget.deposit_milli > 0
+                    && entries(spec, Role::Endpoint).next().is_some();
+                if is_paid || self.retry_budget.per_second_min > 0 {
+                    self.retry(shard, spec.id)?;
+                    self.retry(shard, spec.id)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// How long the last of those may take: the home pays for them one by one, perhaps for as many
+    /// that nobody waits for any more, or first attempts have to pay.
+    fn retries_time(&self) -> Duration {
+        let count = 3 * self.nodes.len() as u32;
+        let price = Duration::from_secs(1).checked_div(self.retry_budget.per_second_min);
+        price.map_or(RECOVERY * 2, |price| price * count + Duration::from_secs(1))
     }
 
     /// What is left to do, if anything.
     fn unsettled(&self) -> Option<String> {
         if let Some((token, _)) = self.requests.iter().next() {
             let kind = match &self.requests[token] {
-                Request::Waiting { shard, endpoint, .. } => {
-                    format!("waits on shard {shard} for {endpoint:?}")
+                Request::Waiting(it, _) => {
+                    let what = it.wanted.unwrap_or(it.endpoint);
+                    format!("waits on shard {} for {what:?}", it.shard)
                 }
+                Request::Woken(it) => format!("was woken on shard {}", it.shard),
                 Request::InFlight(_) => "is in flight".into(),
             };
             return Some(format!("request {token} {kind}"));
+        }
+        if let Some((token, held)) = self.retries.iter().next() {
+            return Some(format!("retry {token} goes on on shard {}", held.shard));
         }
         if let Some((token, held)) = self.connections.iter().next() {
             return Some(format!("connection {token} waits on shard {}", held.shard));
@@ -1005,40 +1321,81 @@ impl World {
         if let Some(shard) = self.nodes.iter().position(|node| !node.reconciler.is_silent()) {
             return Some(format!("shard {shard} still has something to say"));
         }
-        self.checker.disagreement(&self.nodes)
+        self.left_behind().or_else(|| self.checker.disagreement(&self.nodes))
+    }
+
+    /// What some shard still keeps of what is in no plan any more.
+    fn left_behind(&self) -> Option<String> {
+        for (shard, Node { reconciler, plan, .. }) in self.nodes.iter().enumerate() {
+            let endpoint = (0..self.endpoints_end).map(EndpointId).find(|id| {
+                let mut all = plan.clusters.iter().flat_map(|spec| &spec.endpoints);
+                reconciler.endpoint(*id).is_some() && all.all(|it| it.id != *id)
+            });
+            let cluster = (0..self.clusters_end).map(ClusterId).find(|id| {
+                let mut all = plan.clusters.iter();
+                reconciler.cluster(*id).is_some() && all.all(|it| it.id != *id)
+            });
+            if endpoint.is_some() || cluster.is_some() {
+                return Some(format!("shard {shard} keeps {endpoint:?} {cluster:?} that left"));
+            }
+        }
+        None
     }
 
     /// Requests come again, everywhere, and every endpoint answers.
     fn recover(&mut self) -> Result<(), Fault> {
-        for place in 0..PLACES {
-            self.override_some(place, Override::Release)?;
+        for place in 0..PLACES + ROUTES {
+            self.override_some(place as u8, Override::Release)?;
         }
+        self.begin_retries()?;
         let deadline = self.now + RECOVERY;
-        while let Some((endpoint, phase)) = self.not_closed() {
-            if self.now > deadline {
+        let retries_deadline = self.now + self.retries_time();
+        loop {
+            let open = self.not_closed();
+            if let Some((endpoint, phase)) = open.filter(|_| self.now > deadline) {
                 return Err(Fault::Liveness(format!(
                     "{endpoint:?} answers, and is {phase:?} after {RECOVERY:?}"
                 )));
             }
+            let retry = self.retries.iter().next();
+            if let Some((token, held)) = retry.filter(|_| self.now > retries_deadline) {
+                return Err(Fault::Liveness(format!(
+                    "retry {token} of {:?} waits on shard {} after {:?}",
+                    held.cluster,
+                    held.shard,
+                    self.retries_time()
+                )));
+            }
+            if open.is_none() && retry.is_none() {
+                return Ok(());
+            }
             self.now = self.now + Duration::from_millis(4);
             for shard in 0..self.nodes.len() {
                 self.turn(shard)?;
-                let endpoint = self.fates.bits() as u8;
-                self.request(shard, endpoint, false)?;
+                self.go_on(shard)?;
+                let fate = self.fates.bits();
+                self.request(shard, fate as u8, (fate >> 8) as u8, false)?;
             }
             self.let_all_end()?;
         }
-        Ok(())
     }
 
+    /// A breaker that is not closed, and could be: of what nobody asks for, nobody knows.
     fn not_closed(&self) -> Option<(EndpointId, Phase)> {
+        let has_endpoints = |home: &Home| home.endpoints().any(|id| !self.checker.is_route(id));
         self.nodes
             .iter()
             .flat_map(|node| node.reconciler.homes())
+            .filter(|(_, home)| has_endpoints(home))
             .flat_map(|(_, home)| home.endpoints().map(move |id| (home, id)))
             .filter_map(|(home, id)| Some((id, home.breaker(id)?.phase())))
             .find(|(_, phase)| *phase != Phase::Closed)
     }
+}
+
+/// The numbers of a cluster's endpoints, or of the breakers of routes to it.
+fn entries(spec: &ClusterSpec, role: Role) -> impl Iterator<Item = EndpointId> {
+    spec.endpoints.iter().filter(move |it| it.role == role).map(|it| it.id)
 }
 
 /// The epoch that a shard must have seen before an override counts as applied.
