@@ -128,6 +128,22 @@ def read(path: Path) -> list[Campaign]:
     return campaigns
 
 
+def choose(campaigns: list[Campaign], which: str | None) -> Campaign:
+    """By number from 1, or by the start of its date; else the last. Raises ValueError."""
+    if which is None:
+        fit = campaigns[-1:]
+    elif which.isdecimal() and len(which) < 4:
+        fit = campaigns[int(which) - 1:][:1] if int(which) else []
+    else:
+        fit = [one for one in campaigns if one.date.startswith(which)]
+    if len(fit) != 1:
+        there = ", ".join(one.date for one in campaigns) or "none"
+        raise ValueError(f"{len(fit)} campaigns are '{which or 'the last'}'; there are: {there}")
+    if not fit[0].rows:
+        raise ValueError(f"the campaign of {fit[0].date} has no rows")
+    return fit[0]
+
+
 class Writer:
     """Appends a campaign as it goes, so that nothing is lost with a run that is cut off."""
 

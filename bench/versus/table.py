@@ -4,7 +4,7 @@ import statistics
 from collections import Counter
 from collections.abc import Callable
 
-from . import figures
+from . import complete, figures
 from .figures import Kind, Line, number, spread
 from .results import NOT_SATURATED, Campaign
 from .rivals import OURS, PROXIES, YARDSTICKS
@@ -126,12 +126,22 @@ def described(campaign: Campaign) -> str:
         if name in PROXIES and not PROXIES[name].reference
     )
     rounds = len({row.round for row in campaign.rows})
+    where = complete.cut_off(campaign)
     return (
         f"{campaign.date[:10]}, {machine['cpus']} CPUs {machine['cpu']}"
         f"{' (virtual)' if machine['virtual'] else ''}, Linux {machine['kernel']}; {versions}; "
         f"commit {machine['commit']}; {rounds} interleaved round{'s' * (rounds != 1)} of "
-        f"{campaign.seconds:g} s"
+        f"{campaign.seconds:g} s{f' (**{where}**)' if where else ''}"
     )
+
+
+def overview(campaigns: list[Campaign]) -> str:
+    """A line for each."""
+    out = ""
+    for number, campaign in enumerate(campaigns, 1):
+        where = complete.cut_off(campaign) or f"{len(campaign.rows)} measurements"
+        out += f"{number}  {campaign.date}  {campaign.command}: {where}\n"
+    return out
 
 
 def full(campaign: Campaign) -> str:
@@ -151,8 +161,9 @@ def full(campaign: Campaign) -> str:
 # ---- The README's --------------------------------------------------------------------------
 
 
-def summary(campaign: Campaign) -> str:
-    """One table: medians of all, and the ratio to the better yardstick with its spread."""
+def summary(campaign: Campaign, written_by: str) -> str:
+    """One table: medians of all, and the ratio to the better yardstick with its spread; below it
+    the command that measured, and the one that wrote the table."""
     names = proxies_of(campaign)
     rows = []
     for one in summary_lines(campaign):
@@ -172,7 +183,7 @@ def summary(campaign: Campaign) -> str:
     ]
     if doubts := summary_notes(campaign):
         parts.append("\n".join(f"- {doubt}" for doubt in doubts))
-    parts.append(f"```sh\n{campaign.command}\n```")
+    parts.append(f"```sh\n{campaign.command}\n{written_by}\n```")
     return "\n\n".join(parts) + "\n"
 
 

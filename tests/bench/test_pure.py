@@ -3,13 +3,14 @@
 import itertools
 import json
 import os
+import shlex
 import threading
 from pathlib import Path
 
 import pytest
 from conftest import script
-from versus import campaign, figures, machine, measure, process, readme, results, rivals, scenario
-from versus import table
+from versus import campaign, complete, figures, machine, measure, process, readme, results, rivals
+from versus import scenario, table
 from versus.measure import Bench
 from versus.results import Campaign, Figures, Row
 
@@ -177,11 +178,11 @@ def test_the_table_tells_figures_ratios_and_doubts():
 
 
 def test_the_summary_says_what_was_missed():
-    assert "| 0.75 (0.50–1.00) | 0.80 |" in table.summary(campaign_of(ROWS))
+    assert "| 0.75 (0.50–1.00) | 0.80 |" in table.summary(campaign_of(ROWS), "")
     slower = [row("outrigger", 1, 30), *ROWS[1:3]]
-    text = table.summary(campaign_of(slower))
+    text = table.summary(campaign_of(slower), "bench/versus/report FILE")
     assert "| 1.50 | 0.80: **missed** |" in text
-    assert "bench/versus/run" in text
+    assert "bench/versus/run\nbench/versus/report FILE\n" in text
 
 
 def test_the_readme_is_written_between_its_marks(tmp_path):
@@ -195,8 +196,64 @@ def test_the_readme_is_written_between_its_marks(tmp_path):
             readme.between(broken, "new")
 
 
-def test_our_readme_has_the_marks():
-    readme.between((rivals.ROOT / "README.md").read_text(), "")
+def test_our_readme_has_the_table_of_the_rows_that_it_names(tmp_path, monkeypatch):
+    text = (rivals.ROOT / "README.md").read_text()
+    table_of_ours = text.partition(readme.BEGIN)[2].partition(readme.END)[0]
+    [command] = [
+        line for line in table_of_ours.splitlines() if line.startswith("bench/versus/report ")
+    ]
+    words = shlex.split(command)[1:]
+    monkeypatch.chdir(rivals.ROOT)
+    for old in (text, text.replace(table_of_ours, "\n")):
+        copy = tmp_path / "README.md"
+        copy.write_text(old)
+        assert script("versus/report").main([*words[:-1], str(copy)]) == 0
+        assert copy.read_text() == text
+
+
+def test_a_campaign_is_chosen():
+    first, second = campaign_of(ROWS), campaign_of(ROWS[:3])
+    second.date = "2026-11-23T10:00:00Z"
+    both = [first, second]
+    assert results.choose(both, None) is second
+    assert results.choose(both, "1") is first
+    assert results.choose(both, "2026-11-22") is first
+    for wrong in ("0", "3", "2026", "2027"):
+        with pytest.raises(ValueError, match="2026-11-22T10:00:00Z, 2026-11-23T10:00:00Z"):
+            results.choose(both, wrong)
+    with pytest.raises(ValueError, match="no rows"):
+        results.choose([campaign_of([])], None)
+
+
+def test_a_campaign_that_was_cut_off_says_so():
+    assert complete.cut_off(campaign_of(ROWS)) is None
+    cut = campaign_of(ROWS[:4])
+    assert complete.cut_off(cut) == "cut off in round 2 of 3, after 3 of 6 measurements"
+    assert "**cut off in round 2 of 3" in table.full(cut)
+    assert "**cut off in round 2 of 3" in table.summary(cut, "")
+    assert "cut off in round 2" in table.overview([cut])
+    # What it left out on purpose is not missing.
+    cut.skipped["nginx in get"] = "for a reason"
+    cut.rounds = 2
+    assert complete.cut_off(cut) is None
+
+
+def test_a_part_of_a_table_does_not_replace_a_whole_one(tmp_path, capsys):
+    raw, copy = tmp_path / "rows.jsonl", tmp_path / "README.md"
+    old = f"{readme.BEGIN}\nold\n{readme.END}\n"
+    copy.write_text(old)
+    writer = results.Writer(raw, campaign_of([]))
+    for one in ROWS[:4]:
+        writer.row(one)
+    writer.close()
+    report = script("versus/report").main
+    assert report([str(raw), "--readme", str(copy)]) == 2
+    said = capsys.readouterr().err
+    for why in ("cut off in round 2 of 3", "no rows get-1, get-16,", "no haproxy, envoy,"):
+        assert why in said
+    assert copy.read_text() == old
+    assert report([str(raw), "--readme", str(copy), "--partial"]) == 0
+    assert " --partial --readme README.md\n" in copy.read_text()
 
 
 def test_a_rate_is_missed_when_requests_queue():
