@@ -14,6 +14,10 @@ RATE_MISSED = "rate missed"
 DISTURBED = "disturbed"
 STOLEN = "stolen"
 SHARED = "load on the proxy's CPUs"
+LATE = "generator late"
+
+# Of the requests may be sent late before that is marked; as the load generator warns.
+LATE_MAX = 0.01
 
 
 @dataclass
@@ -59,8 +63,13 @@ class Figures:
     # Under load; and the longest until a new connection saw the new configuration.
     reloads: int | None = None
     reload_ms: float | None = None
-    # Of the marks above.
+    # Of the marks above, as they were known when it was measured.
     marks: list[str] = field(default_factory=list)
+
+    @property
+    def doubts(self) -> list[str]:
+        """The marks, and what the figures themselves tell."""
+        return self.marks + [LATE] * (self.late_share > LATE_MAX)
 
 
 @dataclass

@@ -96,10 +96,10 @@ def figures_of(cpu_us: float, **others) -> Figures:
     plain = dict.fromkeys(
         ("requests", "errors", "wall_s", "cpu_s", "cpu_share", "rate", "body_bytes",
          "mib_per_cpu_s", "origin_connections", "client_connections", "load_cpu_share",
-         "load_wait_share", "origin_cpu_share", "late_share", "others_share", "stolen_share"),
+         "load_wait_share", "origin_cpu_share", "others_share", "stolen_share"),
         1,
     )
-    return Figures(**{**plain, "cpu_us": cpu_us, **others})
+    return Figures(**{**plain, "late_share": 0.0, "cpu_us": cpu_us, **others})
 
 
 def campaign_of(rows: list[Row]) -> Campaign:
@@ -183,6 +183,33 @@ def test_the_summary_says_what_was_missed():
     text = table.summary(campaign_of(slower), "bench/versus/report FILE")
     assert "| 1.50 | 0.80: **missed** |" in text
     assert "bench/versus/run\nbench/versus/report FILE\n" in text
+
+
+def test_a_figure_that_the_generator_spoilt_is_marked():
+    def late(proxy: str, number: int, share: float) -> Row:
+        return row(proxy, number, 5, late_share=share, p50_us=40, p99_us=80)
+
+    rows = [
+        late("outrigger", 1, 0.0), late("nginx", 1, 0.02), late("haproxy", 1, 0.2),
+        late("outrigger", 2, 0.0), late("nginx", 2, 0.0), late("haproxy", 2, 0.2),
+        late("outrigger", 3, 0.02), late("nginx", 3, 0.0), late("haproxy", 3, 0.0),
+    ]
+    about = campaign_of(rows)
+    about.scenarios["get"]["rate"] = "5k"
+    text = table.summary(about, "")
+    # One late round of three is no half; 20 % late requests move even a median.
+    assert "| GET: p50, µs | 40.0 | 40.0 | 40.0 † | 1.00 (1.00–1.00) † |" in text
+    assert "| GET: p99, µs | 80.0 | 80.0 | 80.0 † | 1.00 (1.00–1.00) † |" in text
+    # CPU time does not depend on it.
+    assert "| GET: CPU per request, µs | 5.00 | 5.00 | 5.00 | 1.00 (1.00–1.00) |" in text
+    assert "- † in half of its rounds" in text
+    assert "- generator late: 4 of 9 measurements" in text
+    text = table.full(about)
+    assert "| GET: p50, µs | 40.0 (40.0–40.0) | 40.0 (40.0–40.0) | 40.0 (40.0–40.0) † |" in text
+    assert "| GET: p50, µs | 1.00 (1.00–1.00) † | 1.00 (1.00–1.00) | 1.00 (1.00–1.00) † |" in text
+    assert "- get, generator late: nginx 1/3, haproxy 2/3, outrigger 1/3" in text
+    quiet = campaign_of([late("outrigger", 1, 0.0), late("nginx", 1, 0.0)])
+    assert "†" not in table.full(quiet) + table.summary(quiet, "")
 
 
 def test_the_readme_is_written_between_its_marks(tmp_path):
