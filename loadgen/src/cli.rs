@@ -522,7 +522,8 @@ impl Runs<'_> {
         settings.phases = vec![Phase::hold(rate, settings.duration)];
         let mut report = self.once(settings)?;
         report.label = format!("{} at {}", report.label, units::show_rate(rate));
-        say!("{}", text::table_row(&report, if self.holds(&report) { "yes" } else { "no" }));
+        report.held = Some(self.holds(&report));
+        say!("{}", text::table_row(&report, text::held(&report)));
         Ok(report)
     }
 
@@ -542,7 +543,7 @@ impl Runs<'_> {
         for &rate in &self.args.steps {
             let report = self.at_rate(rate)?;
             let better = |best: usize| reports[best].asked.rate < report.asked.rate;
-            if self.holds(&report) && best.is_none_or(better) {
+            if report.held == Some(true) && best.is_none_or(better) {
                 best = Some(reports.len());
             }
             reports.push(report);
@@ -561,7 +562,7 @@ impl Runs<'_> {
         let mut rate = self.args.rate.unwrap_or(SEARCH_FROM);
         while (1.0..=SEARCH_MAX).contains(&rate) && !self.stopped() {
             let report = self.at_rate(rate)?;
-            if self.holds(&report) {
+            if report.held == Some(true) {
                 holds = Some((rate, reports.len()));
             } else {
                 fails = Some(rate);
@@ -580,12 +581,14 @@ impl Runs<'_> {
 
     fn verdict(&self, reports: &[Report], best: Option<usize>) -> Result<ExitCode, String> {
         let searched = self.args.find_max.is_some() || !self.args.steps.is_empty();
+        if searched {
+            say!("\n{}", text::conclusion(reports, best));
+        }
         let Some(report) = best.and_then(|best| reports.get(best)) else {
-            say!("\nNo rate holds.");
             return Ok(ExitCode::from(EXIT_THRESHOLD));
         };
         if searched {
-            say!("\nThe highest rate that holds:\n");
+            say!("");
         }
         say!("{}", text::full(report).trim_end());
         let mut code = ExitCode::SUCCESS;
@@ -647,7 +650,9 @@ fn compare(args: &ReportArgs) -> Result<ExitCode, String> {
     }
     say!("{}", text::table_head().replace("holds", "run"));
     for report in &reports {
-        say!("{}", text::table_row(report, &report.label));
+        let ours =
+            if report.generator.bottleneck { " (the generator was the bottleneck)" } else { "" };
+        say!("{}", text::table_row(report, &format!("{}{ours}", report.label)));
     }
     if let Some(path) = &args.html {
         let page = match &args.added_to {

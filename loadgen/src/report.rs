@@ -23,7 +23,7 @@ pub mod rates;
 
 pub mod text;
 
-/// Of its time a worker may compute without being called the bottleneck.
+/// Of the time in which it had its CPU, a worker may compute without being called the bottleneck.
 const CPU_SHARE_MAX: f64 = 0.90;
 
 /// Of its time a worker may wait for its CPU.
@@ -79,6 +79,9 @@ pub struct Report {
     pub lateness_ns: Latency,
     /// What the generator needed.
     pub generator: Generator,
+    /// Whether the rate and all thresholds were held; of `--steps` and `--find-max`.
+    #[serde(default)]
+    pub held: Option<bool>,
     /// Second by second.
     pub seconds: Vec<Second>,
     /// From the due time: V2 compressed, base64.
@@ -182,6 +185,9 @@ pub struct Generator {
     pub cpu_wait_share_max: f64,
     /// CPU microseconds per answer, over all workers.
     pub cpu_us_per_answer: f64,
+    /// It, or something else on its CPUs, held requests up: the figures are not the target's alone.
+    #[serde(default)]
+    pub bottleneck: bool,
     /// Why the figures may be the generator's rather than the target's. Empty is good.
     pub warnings: Vec<String>,
 }
@@ -290,13 +296,15 @@ impl Report {
                 cpu_share_max: 0.0,
                 cpu_wait_share_max: 0.0,
                 cpu_us_per_answer: 0.0,
+                bottleneck: false,
                 warnings: Vec::new(),
             },
+            held: None,
             seconds,
             corrected: outcome.corrected.clone(),
             service: outcome.service.clone(),
         };
-        report.judge_generator(outcome);
+        report.judge_generator(plan, outcome);
         report
     }
 
@@ -321,7 +329,7 @@ impl Report {
             && self.elapsed_s <= planned_s / RATE_SHARE_MIN + last_s
     }
 
-    fn judge_generator(&mut self, outcome: &Outcome) {
+    fn judge_generator(&mut self, plan: &Plan, outcome: &Outcome) {
         let shares = |part: fn(&crate::cpu::Usage) -> u64| {
             outcome
                 .usages
@@ -334,7 +342,11 @@ impl Report {
         generator.cpu_share_max = shares(|usage| usage.ran);
         generator.cpu_wait_share_max = shares(|usage| usage.waited);
         generator.cpu_us_per_answer = ran as f64 / 1e3 / self.answered.max(1) as f64;
-        if generator.cpu_share_max > CPU_SHARE_MAX {
+        // Of the time in which it had its CPU. What spins is always busy.
+        let busy = outcome.usages.iter().map(|(usage, wall)| {
+            usage.ran as f64 / wall.saturating_sub(usage.waited).max(1) as f64
+        });
+        if plan.spin.is_zero() && busy.fold(0.0, f64::max) > CPU_SHARE_MAX {
             generator.warnings.push(format!(
                 "a worker computed {:.0}% of the time: the generator was at its limit. More \
                  threads, or a second machine, may show a faster target",
@@ -357,9 +369,10 @@ impl Report {
                 units::show_nanos(LATE_NANOS)
             ));
         }
+        self.generator.bottleneck = !self.generator.warnings.is_empty();
         if let (false, Some(asked)) = (self.reached_rate() || outcome.interrupted, self.asked.rate)
         {
-            let others = !self.generator.warnings.is_empty();
+            let others = self.generator.bottleneck;
             self.generator.warnings.push(format!(
                 "{} were asked and {} achieved: {}",
                 units::show_rate(asked),
@@ -370,6 +383,60 @@ impl Report {
                     "the target, or too few connections, was the bottleneck"
                 }
             ));
+        }
+    }
+}
+
+#[cfg(test)]
+impl Report {
+    /// A run of an open loop in which nothing happened.
+    pub(crate) fn example(label: &str, rate: Option<f64>) -> Self {
+        let empty = crate::record::histogram();
+        Self {
+            tool: "test".to_owned(),
+            label: label.to_owned(),
+            started_unix_ms: 0,
+            asked: Asked {
+                r#loop: "open".to_owned(),
+                arrivals: None,
+                rate,
+                planned_s: None,
+                urls: Vec::new(),
+                connections: 1,
+                threads: 1,
+                pipeline: 1,
+                keep_alive: true,
+                warmup_s: 0.0,
+                timeout_s: 1.0,
+                seed: 1,
+            },
+            elapsed_s: 1.0,
+            achieved_rate: 0.0,
+            due_rate: None,
+            sent: 0,
+            answered: 0,
+            late: 0,
+            waited: 0,
+            failures: Default::default(),
+            statuses: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            body_bytes: 0,
+            connections: Connections { opened: 0, closed_by_target: 0, failed: 0 },
+            latency_ns: Latency::default(),
+            service_ns: Latency::default(),
+            lateness_ns: Latency::default(),
+            generator: Generator {
+                driver: "epoll".to_owned(),
+                cpu_share_max: 0.0,
+                cpu_wait_share_max: 0.0,
+                cpu_us_per_answer: 0.0,
+                bottleneck: false,
+                warnings: Vec::new(),
+            },
+            held: None,
+            seconds: Vec::new(),
+            corrected: empty.clone(),
+            service: empty,
         }
     }
 }

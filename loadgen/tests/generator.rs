@@ -430,28 +430,67 @@ fn the_highest_rate_is_found() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("all.json");
     let json = path.to_str().unwrap();
-    let common = ["-q", "-c", "1", "-d", "500ms", "--json", json, &slow];
+    let common = ["-q", "-c", "1", "-t", "1", "-d", "500ms", "--json", json, &slow];
     let found = command(&["--find-max", "p90<200ms", "-R", "20"]).args(common).output().unwrap();
     let text = String::from_utf8(found.stdout).unwrap();
     assert_eq!(found.status.code(), Some(0), "{text}");
-    assert!(text.contains("The highest rate that holds"), "{text}");
     let reports = report::read(&path).unwrap();
-    let rates: Vec<f64> = reports.iter().filter_map(|report| report.asked.rate).collect();
-    assert!(rates.len() > 3, "{rates:?}");
-    let held = reports.iter().filter(|report| report.reached_rate());
-    let best = held.filter_map(|report| report.asked.rate).fold(0.0, f64::max);
-    assert!((10.0..=100.0).contains(&best), "{best} of {rates:?}");
+    let rate = |report: &Report| report.asked.rate.unwrap();
+    let held = |report: &&Report| report.held == Some(true);
+    let best = reports.iter().filter(held).max_by(|a, b| rate(a).total_cmp(&rate(b))).unwrap();
+    let tried: Vec<_> = reports.iter().map(|report| (rate(report), report.held)).collect();
+    // A busy machine makes it slower, never faster.
+    assert!((20.0..=100.0).contains(&rate(best)), "{tried:?}");
+    assert!(best.reached_rate() && best.latency_ns.p90 < 200_000_000, "{:?}", best.latency_ns);
+    // It ends where the next rate up, hardly above, does not hold.
+    let above = reports.iter().filter(|it| rate(it) > rate(best)).map(rate);
+    let next = above.fold(f64::INFINITY, f64::min);
+    assert!(next / rate(best) <= 1.04, "{tried:?}");
+    for report in &reports {
+        let holds = report.reached_rate() && report.latency_ns.p90 < 200_000_000;
+        assert_eq!(report.held, Some(holds), "{}: {:?}", rate(report), report.latency_ns);
+    }
+    let shown = text.split("The highest rate").nth(1).unwrap();
+    assert!(shown.contains(&format!("asked {:.1}/s", rate(best))), "{tried:?}: {text}");
 
     let steps =
-        command(&["--steps", "10,20,500", "--threshold", "p90<200ms"]).args(common).output();
+        command(&["--steps", "500,10,20", "--threshold", "p90<200ms"]).args(common).output();
     let steps = steps.unwrap();
     assert_eq!(steps.status.code(), Some(0));
+    let shown = String::from_utf8(steps.stdout).unwrap();
+    let shown = shown.split("The highest rate").nth(1).unwrap();
+    assert!(shown.contains("asked 20.0/s"), "{shown}");
     let reports = report::read(&path).unwrap();
-    assert_eq!(reports.len(), 3);
-    assert!(!reports[2].reached_rate());
+    let held: Vec<_> = reports.iter().map(|report| report.held).collect();
+    assert_eq!(held, [Some(false), Some(true), Some(true)]);
     let none = command(&["--steps", "1k,2k"]).args(common).output().unwrap();
     assert_eq!(none.status.code(), Some(99));
     assert!(String::from_utf8_lossy(&none.stdout).contains("No rate holds"));
+}
+
+/// Hashing gigabytes a second is beyond one thread, and not beyond the origin.
+#[test]
+fn a_rate_that_the_generator_cannot_do_is_not_the_targets_limit() {
+    let origin = origin();
+    let large = url(&origin, "/b/8000000");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("all.json");
+    let output = command(&["--steps", "1,2k", "-q", "-c", "2", "-t", "1", "-d", "1s"])
+        .args(["--expect-hash", "first", "--json", path.to_str().unwrap(), &large])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("  no: the generator was the bottleneck\n"), "{text}");
+    let says = "at 2,000/s the generator itself was the bottleneck: this is not the target's limit";
+    assert!(text.contains(says), "{text}");
+    assert!(!text.contains("The highest rate that holds"), "{text}");
+    let reports = report::read(&path).unwrap();
+    assert_eq!((reports[0].held, reports[1].held), (Some(true), Some(false)));
+    assert!(reports[1].generator.bottleneck);
+    let compared = run(&["report", path.to_str().unwrap()]);
+    let compared = String::from_utf8(compared.stdout).unwrap();
+    assert!(compared.contains("(the generator was the bottleneck)"), "{compared}");
 }
 
 /// Ctrl-C ends the run, and what was measured is printed.
