@@ -54,6 +54,9 @@ const SEARCH_FROM: f64 = 1_000.0;
 /// Where `--find-max` stops: the highest rate that holds is known this well.
 const SEARCH_PRECISION: f64 = 1.03;
 
+/// Of the requests may fail at a rate that holds, unless a threshold judges failures.
+const SEARCH_ERRORS_MAX: f64 = 0.01;
+
 /// No target reaches it; the search ends here at the latest.
 const SEARCH_MAX: f64 = 100e6;
 
@@ -110,7 +113,8 @@ struct LoadArgs {
     /// Run once at each of these rates: 1k,2k,4k.
     #[arg(long, value_name = "RATES", value_delimiter = ',', value_parser = units::rate)]
     steps: Vec<f64>,
-    /// Search the highest rate that holds this threshold.
+    /// Search the highest rate that holds this threshold. No more than 1% may fail there, unless
+    /// --threshold 'errors<..' says otherwise.
     #[arg(long, value_name = "THRESHOLD", conflicts_with_all = ["steps", "count"])]
     find_max: Option<Threshold>,
     /// Requests, phases and settings from a TOML file; flags go before it.
@@ -171,7 +175,8 @@ struct LoadArgs {
     expect_hash: Option<HashWanted>,
 
     /// Exit 99 unless this holds, such as 'p99<20ms', 'errors<0.1%', 'rate>9.9k'; may be given
-    /// again. Latencies count from the due time; service.p99 and so on from the sending.
+    /// again. Latencies count from the due time; service.p99 and so on from the sending. A request
+    /// that broke off (no connection, a reset) counts as slower than all others.
     #[arg(long = "threshold", value_name = "THRESHOLD")]
     thresholds: Vec<Threshold>,
     /// Write everything as JSON, for `report` and for scripts.
@@ -527,9 +532,13 @@ impl Runs<'_> {
         Ok(report)
     }
 
-    /// All thresholds, and the rate itself: a rate that is not reached is not held.
+    /// All thresholds, and the rate itself: a rate that is not reached is not held, nor is one that
+    /// the target answers by refusing, unless a threshold says how much of that is right.
     fn holds(&self, report: &Report) -> bool {
-        report.reached_rate() && self.thresholds.iter().all(|threshold| threshold.holds(report))
+        let errors_judged = self.thresholds.iter().any(Threshold::judges_errors);
+        report.reached_rate()
+            && (errors_judged || report.error_share() <= SEARCH_ERRORS_MAX)
+            && self.thresholds.iter().all(|threshold| threshold.holds(report))
     }
 
     fn stopped(&self) -> bool {

@@ -102,6 +102,8 @@ pub struct Counts {
     pub answered: u64,
     /// Requests without a right answer.
     pub failures: Failures,
+    /// Of those, the ones without a latency: they broke off.
+    pub lost: u64,
     /// Answers by status, up to 599.
     pub statuses: Vec<u64>,
     /// Body bytes received.
@@ -128,6 +130,7 @@ impl Counts {
             unsent: 0,
             answered: 0,
             failures: Failures::default(),
+            lost: 0,
             statuses: vec![0; 600],
             body_bytes: 0,
             late: 0,
@@ -145,6 +148,7 @@ impl Counts {
         self.unsent += other.unsent;
         self.answered += other.answered;
         self.failures.merge(&other.failures);
+        self.lost += other.lost;
         self.body_bytes += other.body_bytes;
         self.late += other.late;
         self.waited += other.waited;

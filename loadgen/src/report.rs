@@ -62,6 +62,10 @@ pub struct Report {
     pub waited: u64,
     /// Requests without a right answer.
     pub failures: Failures,
+    /// Of those, the ones that broke off (no connection, a reset, no HTTP) and have no latency:
+    /// thresholds take them as slower than all others.
+    #[serde(default)]
+    pub lost: u64,
     /// Answers by status.
     pub statuses: BTreeMap<u16, u64>,
     /// Answers by URL.
@@ -276,6 +280,7 @@ impl Report {
             late: counts.late,
             waited: counts.waited,
             failures: counts.failures,
+            lost: counts.lost,
             statuses: (0..)
                 .zip(&counts.statuses)
                 .filter(|(_, count)| **count > 0)
@@ -325,7 +330,8 @@ impl Report {
         // The last requests of a run are answered after its end: that is no shortfall. Having
         // queued for longer than a request takes is.
         let last_s = self.service_ns.p99 as f64 / 1e9;
-        self.answered as f64 >= due_rate * planned_s * RATE_SHARE_MIN
+        // What broke off has ended too, and counts as a failure.
+        (self.answered + self.lost) as f64 >= due_rate * planned_s * RATE_SHARE_MIN
             && self.elapsed_s <= planned_s / RATE_SHARE_MIN + last_s
     }
 
@@ -418,6 +424,7 @@ impl Report {
             late: 0,
             waited: 0,
             failures: Default::default(),
+            lost: 0,
             statuses: BTreeMap::new(),
             targets: BTreeMap::new(),
             body_bytes: 0,

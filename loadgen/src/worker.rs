@@ -580,7 +580,7 @@ impl Worker {
         state.recorder.counts.connections_failed += 1;
         if let Some(flight) = assigned {
             state.in_flight -= 1;
-            state.fail(&flight, Failure::Connect);
+            state.fail(&flight, Failure::Connect, None);
         }
         *self.refused.borrow_mut() = Some(error);
     }
@@ -607,7 +607,7 @@ impl Worker {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         state.connected -= 1;
-        state.lose(slot, Failure::Reset);
+        state.lose(slot, Failure::Reset, None);
         state.slots[slot].socket = None;
         state.unrest(slot);
         state.slots[slot].answered
@@ -831,7 +831,7 @@ impl Worker {
                     }
                 }
                 Err(_) => {
-                    state.lose(slot, Failure::Mismatch);
+                    state.lose(slot, Failure::Mismatch, None);
                     return Fate::Lost;
                 }
             }
@@ -840,7 +840,7 @@ impl Worker {
         carry.clear();
         carry.extend_from_slice(&buffer[at..filled]);
         if carry.len() == READ_BYTES {
-            state.lose(slot, Failure::Mismatch); // A head that does not end.
+            state.lose(slot, Failure::Mismatch, None); // A head that does not end.
             return Fate::Lost;
         }
         self.feed(state, slot, now);
@@ -920,17 +920,24 @@ impl State {
         answer.keep_alive && self.plan.keep_alive && self.slots[slot].unsent.is_none()
     }
 
-    fn fail(&mut self, flight: &Flight, failure: Failure) {
-        if flight.due >= self.warm {
-            self.recorder.failed(failure, 1);
+    /// `waited_until`: its time counts, for it was waited for until then. What broke off earlier has
+    /// no time: counting it would make a target that resets at once look fast.
+    fn fail(&mut self, flight: &Flight, failure: Failure, waited_until: Option<u64>) {
+        if flight.due < self.warm {
+            return;
         }
+        match waited_until {
+            Some(now) => self.recorder.took(flight.due, flight.sent, now),
+            None => self.recorder.counts.lost += 1,
+        }
+        self.recorder.failed(failure, 1);
     }
 
-    /// Everything on the connection has failed.
-    fn lose(&mut self, slot: usize, failure: Failure) {
+    /// Everything on the connection has failed; see [`State::fail`].
+    fn lose(&mut self, slot: usize, failure: Failure, waited_until: Option<u64>) {
         while let Some(flight) = self.slots[slot].flights.pop_front() {
             self.in_flight -= 1;
-            self.fail(&flight, failure);
+            self.fail(&flight, failure, waited_until);
         }
         let slot = &mut self.slots[slot];
         slot.reader = Reader::default();
@@ -988,13 +995,7 @@ impl State {
             if oldest.sent.saturating_add(timeout) > now {
                 continue;
             }
-            for at in 0..slot.flights.len() {
-                let Flight { due, sent, .. } = self.slots[index].flights[at];
-                if due >= self.warm {
-                    self.recorder.took(due, sent, now);
-                }
-            }
-            self.lose(index, Failure::Timeout);
+            self.lose(index, Failure::Timeout, Some(now));
             self.last = now;
             if let Some(socket) = &self.slots[index].socket {
                 socket.shut(); // Its task wakes, and connects anew.
@@ -1029,13 +1030,7 @@ impl State {
     /// The run is over, and these were never answered.
     fn write_off(&mut self, now: u64) {
         for index in 0..self.slots.len() {
-            for at in 0..self.slots[index].flights.len() {
-                let Flight { due, sent, .. } = self.slots[index].flights[at];
-                if due >= self.warm {
-                    self.recorder.took(due, sent, now);
-                }
-            }
-            self.lose(index, Failure::Unfinished);
+            self.lose(index, Failure::Unfinished, Some(now));
         }
         let (start, warm, until) = (self.start, self.warm, now.min(self.end));
         for lane in &mut self.lanes {

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
@@ -228,7 +228,41 @@ fn without_an_answer_no_latency_is_held() {
     let output = run(&[&common[..], &["--threshold", "p99<1h", &target]].concat());
     let text = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(99), "{text}");
-    assert!(text.contains("Threshold    p99<1h: FAILED (no answer)"), "{text}");
+    let says = "Threshold    p99<1h: FAILED (no answer; 100.000% of the requests failed)";
+    assert!(text.contains(says), "{text}");
+}
+
+/// A target that resets a tenth of the requests, and answers the others at once, is not fast at p99;
+/// nor at a rate that a search would call held.
+#[test]
+fn a_latency_is_not_held_by_failing_fast() {
+    let asked = Arc::new(AtomicU64::new(0));
+    let address = target(move |mut stream| {
+        let _ = stream.set_nodelay(true);
+        while read_head(&mut stream) && asked.fetch_add(1, Ordering::Relaxed) % 10 != 9 {
+            if stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").is_err() {
+                return;
+            }
+        }
+    });
+    let target = format!("http://{address}/");
+    let common = ["-q", "-R", "200", "-n", "200", "-c", "8", "-t", "1"];
+    for (threshold, code, says) in [
+        ("p99<1h", 99, "FAILED (never: 20 requests broke off; 10.000% of the requests failed)"),
+        ("p50<1h", 0, "; 10.000% of the requests failed)"),
+    ] {
+        let output = run(&[&common[..], &["--threshold", threshold, &target]].concat());
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{threshold}: {text}");
+        assert!(text.contains(says), "{threshold}: {text}");
+        assert!(text.contains("Lost         20 broke off"), "{text}");
+    }
+    for (threshold, code) in [("errors<1", 99), ("p50<1h", 99), ("errors<20%", 0)] {
+        let common = ["-q", "--steps", "200", "-d", "1s", "-c", "8", "-t", "1"];
+        let output = run(&[&common[..], &["--threshold", threshold, &target]].concat());
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{threshold}: {text}");
+    }
 }
 
 /// What it says that it sent is what the origin counted.

@@ -78,6 +78,14 @@ fn write_all(report: &Report, out: &mut String) -> std::fmt::Result {
         let kinds = kinds.map(|(name, count)| (name.to_owned(), count)).collect();
         writeln!(out, "Failures     {}", listed(kinds))?;
     }
+    if report.lost > 0 {
+        writeln!(
+            out,
+            "Lost         {} broke off and have no latency: they are in no percentile above, and \
+             thresholds take them as the slowest",
+            show_count(report.lost)
+        )?;
+    }
     let statuses = report.statuses.iter().map(|(status, count)| (status.to_string(), *count));
     writeln!(out, "Statuses     {}", listed(statuses.collect()))?;
     writeln!(
