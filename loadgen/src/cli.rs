@@ -394,6 +394,7 @@ fn settings(args: &LoadArgs, scenario: &Scenario) -> Result<Settings, String> {
     }
     let closed = args.closed || scenario.closed == Some(true);
     let phases = scenario.phases()?;
+    refuse_unused(args, scenario, closed)?;
     let searching = args.find_max.is_some() || !args.steps.is_empty();
     let duration = args.duration.or(scenario.duration);
     let duration = match (duration, args.count) {
@@ -441,6 +442,45 @@ fn settings(args: &LoadArgs, scenario: &Scenario) -> Result<Settings, String> {
         driver: args.driver.into(),
         cpus,
     })
+}
+
+/// What would be ignored is refused: whoever gave it believes that it was used.
+fn refuse_unused(args: &LoadArgs, scenario: &Scenario, closed: bool) -> Result<(), String> {
+    let named = |flags: &[(&'static str, bool)]| {
+        let given = flags.iter().filter(|(_, given)| *given).map(|(name, _)| *name);
+        let given = given.collect::<Vec<_>>().join(", ");
+        (!given.is_empty()).then_some(given)
+    };
+    let of_requests = named(&[
+        ("-H", !args.headers.is_empty()),
+        ("-X", args.method.is_some()),
+        ("--body", args.body.is_some()),
+        ("--chunked", args.chunked),
+        ("--expect-status", args.expect_status.is_some()),
+        ("--expect-length", args.expect_length.is_some()),
+        ("--expect-hash", args.expect_hash.is_some()),
+    ]);
+    if let (Some(_), Some(flags)) = (&args.scenario, of_requests) {
+        return Err(format!("with --scenario the file describes the requests; not used: {flags}"));
+    }
+    let of_time = named(&[
+        ("-d", args.duration.is_some()),
+        ("the file's duration", scenario.duration.is_some()),
+    ]);
+    if let (true, Some(flags)) = (scenario.has_phases(), of_time) {
+        return Err(format!("each phase of a scenario has its duration; not used: {flags}"));
+    }
+    let of_open = named(&[
+        ("--arrivals", args.arrivals.is_some()),
+        ("the file's arrivals", scenario.arrivals.is_some()),
+        ("--spin", args.spin.is_some()),
+    ]);
+    match (closed, of_open) {
+        (true, Some(flags)) => {
+            Err(format!("in a closed loop nothing is due at a time; not used: {flags}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl LoadArgs {

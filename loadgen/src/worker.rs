@@ -179,7 +179,7 @@ struct LaneState {
     pace: Pace,
     targets: Vec<usize>,
     /// Running sums of weights; empty for a single target.
-    weights: Vec<u32>,
+    weights: Vec<u64>,
     /// Slots with room for a request. May name a slot twice or in vain: `Slot::idle` decides.
     idle: VecDeque<usize>,
     idle_count: usize,
@@ -292,9 +292,9 @@ impl Worker {
                     Pace::Open(Box::new(Schedule::new(phases, *arrivals, part, seed)))
                 }
             };
-            let mut sum = 0;
+            let mut sum = 0_u64;
             let weights = lane.targets.iter().map(|&target| {
-                sum += plan.targets[target].weight;
+                sum += u64::from(plan.targets[target].weight);
                 sum
             });
             lanes.push(LaneState {
@@ -870,8 +870,8 @@ impl State {
         let target = match lane.weights.last() {
             None => lane.targets[0],
             Some(&sum) => {
-                let point = ((self.random.draw() >> 32) * u64::from(sum)) >> 32;
-                lane.targets[lane.weights.partition_point(|&below| u64::from(below) <= point)]
+                let point = (u128::from(self.random.draw()) * u128::from(sum)) >> 64;
+                lane.targets[lane.weights.partition_point(|&below| u128::from(below) <= point)]
             }
         };
         if due >= self.warm {

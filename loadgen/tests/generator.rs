@@ -189,6 +189,44 @@ fn bad_input_is_one_line_and_exit_2() {
     }
 }
 
+/// What a flag was given for must happen, or be refused by name.
+#[test]
+fn no_flag_is_ignored() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let request = "[[requests]]\nurl = \"http://127.0.0.1:1/\"\n";
+    let phase = "[[phases]]\nhold = 10\nduration = \"1s\"\n";
+    let closed = path("closed", &format!("closed = true\n{request}"));
+    let phased = path("phased", &format!("{phase}{request}"));
+    let twice = path("twice", &format!("duration = \"1s\"\n{phase}{request}"));
+    let poisson = path("poisson", &format!("closed = true\narrivals = \"poisson\"\n{request}"));
+    let (closed, phased) = (closed.as_str(), phased.as_str());
+    for (arguments, names) in [
+        (vec![closed, "-H", "A: b", "-X", "PUT"], &["-H", "-X"][..]),
+        (vec![closed, "--body", "x", "--chunked"], &["--body", "--chunked"]),
+        (vec![phased, "--expect-status", "200", "--expect-length", "1"], &["status", "length"]),
+        (vec![phased, "--expect-hash", "first"], &["--expect-hash"]),
+        (vec![phased, "-d", "2s"], &["-d"]),
+        (vec![&twice], &["the file's duration"]),
+        (vec![closed, "--arrivals", "poisson", "--spin", "1ms"], &["--arrivals", "--spin"]),
+        (vec![&poisson], &["the file's arrivals"]),
+    ] {
+        let output = run(&[&["--scenario"], &arguments[..]].concat());
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        let named = errors.split("not used: ").nth(1).unwrap_or_else(|| panic!("{errors}"));
+        assert!(names.iter().all(|name| named.contains(name)), "{arguments:?}: {errors}");
+    }
+    let output = run(&["--closed", "--arrivals", "constant", "http://127.0.0.1:1/"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("not used: --arrivals"));
+}
+
 #[test]
 fn a_threshold_decides_the_exit() {
     let origin = origin();
@@ -426,6 +464,18 @@ fn weights_share_the_load() {
     assert_eq!(answers(&two, "/b/3"), 500);
     assert_eq!((one.stat().requests, two.stat().requests), (4_500, 500));
     assert!((2_850..3_150).contains(&answers(&one, "/b/1")), "{:?}", report.targets);
+}
+
+/// Weights may be as large as their type allows, also together.
+#[test]
+fn weights_may_be_large() {
+    let origin = origin();
+    let urls = ["/b/1", "/b/2"].map(|path| format!("4294967295@{}", url(&origin, path)));
+    let report = report(&["-R", "10k", "-n", "2000", "-c", "4", &urls[0], &urls[1]]);
+    assert_eq!(report.answered, 2_000);
+    // Drawn, with deviation 22.
+    let first = report.targets[&url(&origin, "/b/1")];
+    assert!((850..1_150).contains(&first), "{:?}", report.targets);
 }
 
 #[test]
