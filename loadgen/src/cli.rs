@@ -1,7 +1,6 @@
 //! Flags and scenario -> settings -> runs -> reports. Called by `main`; measures nothing itself.
 
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 
+use crate::files::{Files, Out};
 use crate::net::Driver;
 use crate::origin::{Fail, Options, Origin};
 use crate::plan::{DURATION, Settings};
@@ -32,6 +32,9 @@ macro_rules! say {
         let _ = writeln!(std::io::stdout(), $($line)*);
     };
 }
+
+/// The run is over and its report printed, but a file could not be written.
+const EXIT_UNWRITTEN: u8 = 1;
 
 /// Wrong usage, or a target that cannot be reached.
 const EXIT_USAGE: u8 = 2;
@@ -74,7 +77,8 @@ const EXAMPLES: &str = "Examples:
   outrigger-loadgen report a.json b.json --html compared.html
   outrigger-loadgen origin --listen 127.0.0.1:8081
 
-Exit codes: 0 done; 2 wrong usage or an unreachable target; 99 a threshold was not held.";
+Exit codes: 0 done; 1 done, but a file could not be written; 2 wrong usage or an unreachable target,
+nothing was measured; 99 a threshold was not held.";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -370,16 +374,34 @@ fn load(args: &LoadArgs) -> Result<ExitCode, String> {
             .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
             .map_err(|error| format!("cannot listen for signals: {error}"))?;
     }
-    let runs = Runs { args, settings, thresholds, stop };
-    let (reports, best) = if args.find_max.is_some() {
-        runs.find_max()?
-    } else if !args.steps.is_empty() {
-        runs.steps()?
-    } else {
-        (vec![runs.once(runs.settings.clone())?], Some(0))
+    let files = Files {
+        json: args.json.as_deref().map(Out::open).transpose()?,
+        hgrm: args.hgrm.as_deref().map(Out::open).transpose()?,
+        html: args.html.as_deref().map(Out::open).transpose()?,
+        hlog: args.hlog.as_deref().map(Out::open).transpose()?,
     };
-    write_files(args, &reports, best)?;
-    runs.verdict(&reports, best)
+    let runs = Runs { args, settings, thresholds, stop };
+    let ran = if args.find_max.is_some() {
+        runs.find_max().map(|(reports, best)| (reports, best, None))
+    } else if !args.steps.is_empty() {
+        runs.steps().map(|(reports, best)| (reports, best, None))
+    } else {
+        let ran = runs.once(runs.settings.clone(), files.hlog.as_ref());
+        ran.map(|(report, failed)| (vec![report], Some(0), failed))
+    };
+    let (reports, best, hlog_failed) = ran?;
+    let held = runs.verdict(&reports, best);
+    // After the report: an hour's figures must not go with a disk that is full.
+    let failed = files.write(&reports, best, runs.searches());
+    let failed: Vec<_> = hlog_failed.into_iter().chain(failed).collect();
+    for why in &failed {
+        eprintln!("outrigger-loadgen: {why}");
+    }
+    Ok(match (held, failed.is_empty()) {
+        (false, _) => ExitCode::from(EXIT_THRESHOLD),
+        (true, false) => ExitCode::from(EXIT_UNWRITTEN),
+        (true, true) => ExitCode::SUCCESS,
+    })
 }
 
 /// Flags before the scenario, the scenario before defaults.
@@ -518,29 +540,31 @@ struct Runs<'a> {
 }
 
 impl Runs<'_> {
-    fn once(&self, settings: Settings) -> Result<Report, String> {
+    /// Runs once, and writes the hlog file as it goes. Returns also why that was not possible.
+    fn once(
+        &self,
+        settings: Settings,
+        hlog_file: Option<&Out>,
+    ) -> Result<(Report, Option<String>), String> {
         let plan = Arc::new(settings.plan()?);
         let recorded = plan.length.map(|length| length.saturating_sub(plan.warmup));
         let recorded_seconds = recorded.map_or(u64::MAX, |recorded| recorded.as_secs());
         let mut progress = Progress::new(recorded, self.args.quiet);
         let mut seconds = Vec::new();
-        let mut hlog_file = self.args.hlog.as_deref().map(create).transpose()?;
+        let mut to = hlog_file.map(Out::buffered);
         let mut serializer = V2DeflateSerializer::new();
-        let mut hlog = match &mut hlog_file {
-            None => None,
-            Some(file) => {
-                let start = SystemTime::now() + plan.warmup;
-                let log = IntervalLogWriterBuilder::new()
-                    .add_comment("[Logged with outrigger-loadgen; nanoseconds from the due time]")
-                    .with_start_time(start)
-                    .with_base_time(start)
-                    .with_max_value_divisor(1e6)
-                    .begin_log_with(file, &mut serializer)
-                    .map_err(|error| format!("cannot write the hlog file: {error}"))?;
-                Some(log)
-            }
-        };
-        let mut hlog_failed = None;
+        let (mut hlog, mut hlog_failed) = (None, None);
+        if let (Some(out), Some(to)) = (hlog_file, &mut to) {
+            let start = SystemTime::now() + plan.warmup;
+            out.empty().map_err(|error| out.failed(&error))?;
+            let log = IntervalLogWriterBuilder::new()
+                .add_comment("[Logged with outrigger-loadgen; nanoseconds from the due time]")
+                .with_start_time(start)
+                .with_base_time(start)
+                .with_max_value_divisor(1e6)
+                .begin_log_with(to, &mut serializer);
+            hlog = Some(log.map_err(|error| out.failed(&error))?);
+        }
         let mut watch = |interval: &Interval| {
             let second = Second::of(interval);
             if second.requests + second.failed == 0 && recorded_seconds <= second.second {
@@ -556,16 +580,19 @@ impl Runs<'_> {
         };
         let outcome = run::run(&plan, &self.stop, &mut watch)?;
         progress.finish();
-        if let Some(error) = hlog_failed {
-            return Err(format!("cannot write the hlog file: {error}"));
+        drop(hlog);
+        hlog_file.inspect(|out| out.keep());
+        if let Some(error) = to.and_then(|mut to| to.flush().err()) {
+            hlog_failed = hlog_failed.or(Some(error.to_string()));
         }
-        Ok(Report::new(&plan, &outcome, seconds, self.args.label.as_deref()))
+        let failed = hlog_file.zip(hlog_failed).map(|(out, why)| out.failed(&why));
+        Ok((Report::new(&plan, &outcome, seconds, self.args.label.as_deref()), failed))
     }
 
     fn at_rate(&self, rate: f64) -> Result<Report, String> {
         let mut settings = self.settings.clone();
         settings.phases = vec![Phase::hold(rate, settings.duration)];
-        let mut report = self.once(settings)?;
+        let (mut report, _) = self.once(settings, None)?;
         report.label = format!("{} at {}", report.label, units::show_rate(rate));
         report.held = Some(self.holds(&report));
         say!("{}", text::table_row(&report, text::held(&report)));
@@ -628,64 +655,31 @@ impl Runs<'_> {
         Ok((reports, holds.map(|(_, index)| index)))
     }
 
-    fn verdict(&self, reports: &[Report], best: Option<usize>) -> Result<ExitCode, String> {
-        let searched = self.args.find_max.is_some() || !self.args.steps.is_empty();
-        if searched {
+    fn searches(&self) -> bool {
+        self.args.find_max.is_some() || !self.args.steps.is_empty()
+    }
+
+    /// Prints the report. Whether all thresholds were held.
+    fn verdict(&self, reports: &[Report], best: Option<usize>) -> bool {
+        if self.searches() {
             say!("\n{}", text::conclusion(reports, best));
         }
         let Some(report) = best.and_then(|best| reports.get(best)) else {
-            return Ok(ExitCode::from(EXIT_THRESHOLD));
+            return false;
         };
-        if searched {
+        if self.searches() {
             say!("");
         }
         say!("{}", text::full(report).trim_end());
-        let mut code = ExitCode::SUCCESS;
+        let mut all = true;
         for threshold in &self.thresholds {
             let held = threshold.holds(report);
             let verdict = if held { "held" } else { "FAILED" };
             say!("Threshold    {}: {verdict} ({})", threshold.text, threshold.shown(report));
-            if !held {
-                code = ExitCode::from(EXIT_THRESHOLD);
-            }
+            all &= held;
         }
-        Ok(code)
+        all
     }
-}
-
-fn create(path: &Path) -> Result<BufWriter<File>, String> {
-    File::create(path)
-        .map(BufWriter::new)
-        .map_err(|error| format!("cannot write {}: {error}", path.display()))
-}
-
-fn write_files(args: &LoadArgs, reports: &[Report], best: Option<usize>) -> Result<(), String> {
-    let failed = |path: &Path| {
-        let path = path.display().to_string();
-        move |error: &dyn std::fmt::Display| format!("cannot write {path}: {error}")
-    };
-    if let Some(path) = &args.json {
-        let failed = failed(path);
-        let mut file = create(path)?;
-        let searched = args.find_max.is_some() || !args.steps.is_empty();
-        match reports {
-            [one] if !searched => serde_json::to_writer_pretty(&mut file, one),
-            several => serde_json::to_writer_pretty(&mut file, several),
-        }
-        .map_err(|error| failed(&error))?;
-        file.write_all(b"\n").and_then(|()| file.flush()).map_err(|error| failed(&error))?;
-    }
-    if let (Some(path), Some(report)) = (&args.hgrm, best.and_then(|best| reports.get(best))) {
-        let failed = failed(path);
-        let mut file = create(path)?;
-        report::hgrm::write(&report.corrected, &mut file)
-            .and_then(|()| file.flush())
-            .map_err(|error| failed(&error))?;
-    }
-    if let Some(path) = &args.html {
-        write_page(path, &html::page(reports)?)?;
-    }
-    Ok(())
 }
 
 fn write_page(path: &Path, page: &str) -> Result<(), String> {

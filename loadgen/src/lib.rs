@@ -47,6 +47,9 @@ pub mod record;
 pub mod report;
 
 #[cfg(feature = "cli")]
+pub mod files;
+
+#[cfg(feature = "cli")]
 pub mod threshold;
 
 #[cfg(feature = "cli")]

@@ -596,6 +596,58 @@ fn an_interrupt_prints_the_report_so_far() {
     assert!(text.contains("0 failed"), "{text}");
 }
 
+/// A file that cannot be written is found before anything is sent, and nothing is left behind; one
+/// that fails at the end takes the report with it no more.
+#[test]
+fn files_that_cannot_be_written() {
+    let origin = origin();
+    let good = url(&origin, "/b/1");
+    let folder = tempfile::tempdir().unwrap();
+    let other = folder.path().join("other.json");
+    for flag in ["--json", "--html", "--hgrm", "--hlog"] {
+        let spare = if flag == "--json" { "--html" } else { "--json" };
+        let output = run(&[
+            "-R",
+            "1k",
+            "-d",
+            "1h",
+            spare,
+            other.to_str().unwrap(),
+            flag,
+            "/no/such/folder/x",
+            &good,
+        ]);
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{flag}: {errors}");
+        assert_eq!(errors.lines().count(), 1, "{errors}");
+        assert!(errors.contains("cannot write /no/such/folder/x"), "{errors}");
+        assert!(output.stdout.is_empty() && !other.exists(), "{flag}");
+    }
+    assert_eq!(origin.stat().requests, 0);
+
+    for flag in ["--json", "--html", "--hgrm", "--hlog"] {
+        let output = run(&["-q", "-R", "1k", "-n", "100", flag, "/dev/full", &good]);
+        let (text, errors) = (String::from_utf8(output.stdout), String::from_utf8(output.stderr));
+        let (text, errors) = (text.unwrap(), errors.unwrap());
+        assert_eq!(output.status.code(), Some(1), "{flag}: {errors}");
+        assert!(text.contains("100 sent, 100 answered"), "{flag}: {text}");
+        assert!(errors.contains("cannot write /dev/full: "), "{flag}: {errors}");
+    }
+
+    // What is there stays when nothing is measured, and goes when something is.
+    let kept = folder.path().join("kept.json");
+    std::fs::write(&kept, "x".repeat(1 << 20)).unwrap();
+    let kept = kept.to_str().unwrap();
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let dead = format!("http://{unused}/");
+    let output = run(&["-R", "1k", "--json", kept, "--html", other.to_str().unwrap(), &dead]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(std::fs::read(kept).unwrap().len() == 1 << 20 && !other.exists());
+    let output = run(&["-q", "-R", "1k", "-n", "100", "--json", kept, &good]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(report::read(Path::new(kept)).unwrap().len(), 1);
+}
+
 /// Both of HdrHistogram's formats, by their own rules; and a page that needs nothing else.
 #[test]
 fn files_are_what_their_readers_expect() {
