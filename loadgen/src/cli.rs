@@ -14,9 +14,10 @@ use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 
 use crate::files::{Files, Out};
+use crate::limits;
 use crate::net::Driver;
 use crate::origin::{Fail, Options, Origin};
-use crate::plan::{DURATION, Settings};
+use crate::plan::{DURATION, Plan, Settings};
 use crate::progress::Progress;
 use crate::record::Interval;
 use crate::report::{self, Report, Second, html, rates, text};
@@ -367,6 +368,9 @@ fn load(args: &LoadArgs) -> Result<ExitCode, String> {
     }
     thresholds.extend(args.find_max.clone());
     let settings = settings(args, &scenario)?;
+    let descriptors =
+        limits::raise_descriptors().map_err(|error| format!("cannot read limits: {error}"))?;
+    check_room(&settings.plan()?, descriptors, limits::ports())?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // The first asks for the report so far; a second one kills as ever.
@@ -464,6 +468,28 @@ fn settings(args: &LoadArgs, scenario: &Scenario) -> Result<Settings, String> {
         driver: args.driver.into(),
         cpus,
     })
+}
+
+/// Whether all connections can be had.
+fn check_room(plan: &Plan, descriptors: u64, ports: Option<u64>) -> Result<(), String> {
+    let connections = plan.lanes.iter().map(|lane| lane.connections).sum();
+    let needed = limits::descriptors_needed(connections, plan.threads, plan.lanes.len());
+    if needed > descriptors {
+        return Err(format!(
+            "-c {connections} needs about {needed} descriptors, and this process may have \
+             {descriptors}: raise the hard limit (ulimit -Hn), or take fewer connections"
+        ));
+    }
+    for lane in &plan.lanes {
+        if let Some(ports) = ports.filter(|ports| lane.connections as u64 > *ports) {
+            return Err(format!(
+                "{} connections to {} do not fit: there are {ports} ports to connect from \
+                 (net.ipv4.ip_local_port_range)",
+                lane.connections, lane.address
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// What would be ignored is refused: whoever gave it believes that it was used.
@@ -708,6 +734,8 @@ fn compare(args: &ReportArgs) -> Result<ExitCode, String> {
 }
 
 fn origin(args: OriginArgs) -> Result<ExitCode, String> {
+    // Whoever tests with many connections finds them refused here otherwise.
+    limits::raise_descriptors().map_err(|error| format!("cannot read limits: {error}"))?;
     let cpus = args.cpus.map_or_else(crate::cpu::ours, |list| list.0);
     let threads = args.threads.map_or(cpus.len(), |threads| threads as usize).max(1);
     let options = Options {

@@ -26,6 +26,9 @@ pub mod scenario;
 pub mod plan;
 
 #[cfg(feature = "cli")]
+pub mod limits;
+
+#[cfg(feature = "cli")]
 pub mod target;
 
 #[cfg(feature = "cli")]

@@ -84,17 +84,26 @@ pub struct Control {
 pub enum Told {
     /// Before the start.
     Ready {
-        /// Connections that stand.
-        connected: usize,
-        /// Why the last one that does not, does not.
-        refused: Option<io::Error>,
+        /// Of each lane.
+        doors: Vec<Door>,
         /// `io_uring` or `epoll`.
         driver: &'static str,
     },
+    /// It cannot even begin.
+    Stuck(io::Error),
     /// A second has passed.
     Second(Box<Interval>),
     /// The end.
     Done(Box<Totals>),
+}
+
+/// What the first tries to connect to an address came to.
+#[derive(Debug, Default)]
+pub struct Door {
+    /// Connections that stand.
+    pub connected: usize,
+    /// Why the last one that does not, does not.
+    pub refused: Option<io::Error>,
 }
 
 /// A worker's whole run.
@@ -123,7 +132,7 @@ pub fn run(
     let mut runtime = match net::Runtime::new(plan.driver) {
         Ok(runtime) => runtime,
         Err(error) => {
-            let _ = tell.send(Told::Ready { connected: 0, refused: Some(error), driver: "none" });
+            let _ = tell.send(Told::Stuck(error));
             return;
         }
     };
@@ -132,7 +141,7 @@ pub fn run(
         match Worker::new(plan, index, control) {
             Ok(worker) => worker.work(bell, driver, tell).await,
             Err(error) => {
-                let _ = tell.send(Told::Ready { connected: 0, refused: Some(error), driver });
+                let _ = tell.send(Told::Stuck(error));
             }
         }
     });
@@ -148,7 +157,8 @@ struct Worker {
     watch: Watch,
     /// Slots whose first try to connect has ended.
     settled: Cell<usize>,
-    refused: RefCell<Option<io::Error>>,
+    /// For each lane why the last connection that could not be had could not.
+    refused: RefCell<Vec<Option<io::Error>>>,
     /// Connection tasks that still run.
     tasks: Cell<usize>,
 }
@@ -328,6 +338,7 @@ impl Worker {
             slots,
             plan: plan.clone(),
         };
+        let refused = state.lanes.iter().map(|_| None).collect();
         Ok(Rc::new(Self {
             wakes: state.slots.iter().map(|_| Wake::default()).collect(),
             watch: Watch::new()?,
@@ -335,7 +346,7 @@ impl Worker {
             plan,
             control,
             settled: Cell::new(0),
-            refused: RefCell::default(),
+            refused: RefCell::new(refused),
             tasks: Cell::new(0),
         }))
     }
@@ -344,13 +355,12 @@ impl Worker {
         let bell = match Socket::new(bell) {
             Ok(bell) => bell,
             Err(error) => {
-                let _ = tell.send(Told::Ready { connected: 0, refused: Some(error), driver });
+                let _ = tell.send(Told::Stuck(error));
                 return;
             }
         };
         self.connect_all().await;
-        let (connected, refused) = (self.state.borrow().connected, self.refused.take());
-        let _ = tell.send(Told::Ready { connected, refused, driver });
+        let _ = tell.send(Told::Ready { doors: self.doors(), driver });
         let _ = bell.readable().await;
         let start = self.control.start.load(Ordering::Acquire);
         if start > 0 {
@@ -392,6 +402,20 @@ impl Worker {
                 net::sleep(Duration::from_millis(1)).await;
             }
         }
+    }
+
+    fn doors(&self) -> Vec<Door> {
+        let state = self.state.borrow();
+        let mut doors: Vec<_> = self
+            .refused
+            .borrow_mut()
+            .iter_mut()
+            .map(|refused| Door { connected: 0, refused: refused.take() })
+            .collect();
+        for slot in state.slots.iter().filter(|slot| slot.socket.is_some()) {
+            doors[slot.lane].connected += 1;
+        }
+        doors
     }
 
     async fn wait_until(&self, at: u64) {
@@ -504,7 +528,7 @@ impl Worker {
             let socket = match connected {
                 Ok(socket) => Rc::new(socket),
                 Err(error) => {
-                    self.refuse(assigned, error);
+                    self.refuse(slot, assigned, error);
                     net::sleep(pause).await;
                     pause = (pause * 2).min(RECONNECT_PAUSE_MAX);
                     continue;
@@ -575,14 +599,14 @@ impl Worker {
         }
     }
 
-    fn refuse(&self, assigned: Option<Flight>, error: io::Error) {
+    fn refuse(&self, slot: usize, assigned: Option<Flight>, error: io::Error) {
         let mut state = self.state.borrow_mut();
         state.recorder.counts.connections_failed += 1;
         if let Some(flight) = assigned {
             state.in_flight -= 1;
             state.fail(&flight, Failure::Connect, None);
         }
-        *self.refused.borrow_mut() = Some(error);
+        self.refused.borrow_mut()[state.slots[slot].lane] = Some(error);
     }
 
     fn open(self: &Rc<Self>, slot: usize, socket: Rc<Socket>, assigned: Option<Flight>) {

@@ -189,6 +189,58 @@ fn bad_input_is_one_line_and_exit_2() {
     }
 }
 
+/// A soft limit is raised; a hard one is told before the start.
+#[test]
+fn descriptors_are_counted_first() {
+    use std::os::unix::process::CommandExt as _;
+    let origin = origin();
+    let url = url(&origin, "/b/1");
+    let limited = |soft: u64, hard: u64, connections: &str| {
+        let common = ["-q", "-R", "1k", "-n", "200", "-t", "1", "-c", connections, &url];
+        let mut command = command(&common);
+        let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+        // SAFETY: setrlimit is async-signal-safe, and the limit lives in the closure.
+        unsafe {
+            command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, &limit) {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            });
+        }
+        command.output().unwrap()
+    };
+    let raised = limited(64, 512, "150");
+    let text = String::from_utf8_lossy(&raised.stdout);
+    assert_eq!(raised.status.code(), Some(0), "{}", String::from_utf8_lossy(&raised.stderr));
+    assert!(text.contains("200 sent, 200 answered, 0 failed"), "{text}");
+    let refused = limited(64, 128, "150");
+    let errors = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(2), "{errors}");
+    assert_eq!(errors.lines().count(), 1, "{errors}");
+    assert!(errors.contains("-c 150 needs about") && errors.contains("may have 128"), "{errors}");
+}
+
+/// Each address must answer; the message names the one that does not.
+#[test]
+fn one_dead_target_is_told_at_the_start() {
+    let origin = origin();
+    let live = url(&origin, "/b/1");
+    let unused = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let dead = format!("http://{unused}/dead");
+    let weighted = format!("99@{live}");
+    for how in [&["-R", "1k"][..], &["--closed"], &["-R", "1k", "--no-keepalive"]] {
+        for threads in ["1", "3"] {
+            let rest = ["-t", threads, "-c", "6", &weighted, &dead];
+            let output = run(&[how, &rest[..]].concat());
+            let errors = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{how:?}: {errors}");
+            let says = format!("outrigger-loadgen: cannot reach {dead}: connection refused\n");
+            assert_eq!(errors, says, "{how:?}");
+            assert!(output.stdout.is_empty());
+        }
+    }
+    assert_eq!(origin.stat().requests, 0);
+}
+
 /// What a flag was given for must happen, or be refused by name.
 #[test]
 fn no_flag_is_ignored() {
