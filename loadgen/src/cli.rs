@@ -135,7 +135,7 @@ struct LoadArgs {
     /// How long, such as 30s or 1m30s, after the warm-up [default: 10s, or until -n].
     #[arg(short, long, value_parser = units::positive_duration)]
     duration: Option<Duration>,
-    /// Stop after so many requests.
+    /// Stop after so many requests; those of the warm-up come on top.
     #[arg(short = 'n', long = "count", value_parser = units::count)]
     count: Option<u64>,
     /// Do not record at first, for so long.

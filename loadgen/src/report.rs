@@ -459,10 +459,8 @@ fn asked_rate(plan: &Plan) -> Option<f64> {
         seconds += duration.as_secs_f64();
     }
     // A count may end it within the phases; then the mean of all of them is not what was asked.
-    match (plan.count, plan.length) {
-        (Some(count), Some(length)) if (count as f64) < requests && plan.warmup.is_zero() => {
-            Some(count as f64 / length.as_secs_f64())
-        }
+    match (plan.count, planned_s(plan)) {
+        (Some(count), Some(length)) if (count as f64) < requests => Some(count as f64 / length),
         _ => Some(requests / seconds),
     }
 }

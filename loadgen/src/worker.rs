@@ -35,7 +35,7 @@ use crate::net::{self, Alarm, Edge, Socket, Watch};
 use crate::plan::{Load, Plan};
 use crate::random::Random;
 use crate::record::{Counts, Failure, Interval, Recorder};
-use crate::schedule::{Arrivals, Schedule};
+use crate::schedule::{Arrivals, Schedule, quota};
 use crate::target::{HashWanted, Target};
 
 /// Read at once, in bytes; also the largest head.
@@ -200,7 +200,7 @@ struct LaneState {
 
 enum Pace {
     Open(Box<Schedule>),
-    /// Requests left.
+    /// Requests left after the warm-up.
     Closed(u64),
 }
 
@@ -292,14 +292,18 @@ impl Worker {
                 Load::Closed => Pace::Closed(match part.count {
                     _ if connections == 0 => 0,
                     None => u64::MAX,
-                    Some(count) => (count + part.of - 1).saturating_sub(part.index) / part.of,
+                    Some(count) => quota(count, part.index, part.of),
                 }),
-                Load::Open { .. } if connections == 0 => {
-                    Pace::Open(Box::new(Schedule::new(&[], Arrivals::Constant, part, 0)))
-                }
+                Load::Open { .. } if connections == 0 => Pace::Open(Box::new(Schedule::new(
+                    &[],
+                    Arrivals::Constant,
+                    part,
+                    0,
+                    Duration::ZERO,
+                ))),
                 Load::Open { phases, arrivals } => {
                     let seed = seed.wrapping_add(1_000_000_007 * number as u64);
-                    Pace::Open(Box::new(Schedule::new(phases, *arrivals, part, seed)))
+                    Pace::Open(Box::new(Schedule::new(phases, *arrivals, part, seed, plan.warmup)))
                 }
             };
             let mut sum = 0_u64;
@@ -881,7 +885,9 @@ impl State {
         match &mut self.lanes[lane].pace {
             Pace::Open(schedule) => Some(self.start + schedule.take(now - self.start)?),
             Pace::Closed(left) if *left > 0 && now < self.end => {
-                *left -= 1;
+                if now >= self.warm {
+                    *left -= 1;
+                }
                 Some(now)
             }
             Pace::Closed(_) => None,

@@ -809,4 +809,28 @@ fn the_warm_up_does_not_count() {
     assert!(begun.elapsed() >= Duration::from_millis(1_400));
     assert_eq!((report.sent, report.corrected.len()), (500, 500));
     assert_eq!(origin.stat().requests, 1_500);
+
+    // A count is of what is measured: who asks for 300 gets 300.
+    for (load, threads) in [("-R500", "1"), ("-R500", "2"), ("--closed", "2")] {
+        for arrivals in [None, Some("poisson")] {
+            let mut flags = vec![load, "-n", "300", "--warmup", "200ms", "-c", "3", "-t", threads];
+            match arrivals {
+                Some(_) if load == "--closed" => continue,
+                Some(name) => flags.extend(["--arrivals", name]),
+                None => {}
+            }
+            let before = origin.stat().requests;
+            flags.push(&url);
+            let report = self::report(&flags);
+            let counted = (report.sent, report.answered, report.corrected.len());
+            assert_eq!(counted, (300, 300, 300), "{flags:?}");
+            let sent = origin.stat().requests - before;
+            assert!(sent > 300, "{flags:?}: the warm-up's come on top: {sent}");
+            if load == "-R500" && arrivals.is_none() {
+                assert_eq!(sent, 400);
+                assert_eq!(report.asked.rate, Some(500.0));
+                assert_eq!(report.asked.planned_s, Some(0.6));
+            }
+        }
+    }
 }
