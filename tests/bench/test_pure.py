@@ -296,6 +296,59 @@ def test_a_rate_is_missed_when_requests_queue():
     assert measure.rate_missed(said(1900, 2.0))
 
 
+def check(row: str, figures: Figures, asked: int, looks: int = 0, **failures: int) -> None:
+    """As after a measurement of nginx."""
+    setting = rivals.Setting(Path("/f"), Path("/b"), [0], [1], frozenset(), 80, 81)
+    made = measure.Measurement(
+        Bench(Path("/l"), [0], [1], [1]), rivals.PROXIES["nginx"], scenario.load()[row], 3.0, 1,
+        setting, [], None, looks=looks,
+    )
+    made.check(figures, {"failures": failures}, asked)
+
+
+def test_a_good_measurement_passes():
+    def found(**others) -> Figures:
+        fine = {"requests": 15_000, "errors": 0, "origin_connections": 3, "client_connections": 64}
+        return figures_of(1, **{**fine, **others})
+
+    check("rate-5k", found(), 15_000)
+    check("rate-5k", found(), 15_100)
+    late = {"marks": [results.RATE_MISSED], "errors": 900}
+    check("rate-5k", found(**late, client_connections=900), 15_900, timeout=800, unfinished=100)
+    broke = {"errors": 10, "reloads": 3, "origin_connections": 248, "client_connections": 304}
+    check("reload", found(**broke), 15_030, looks=20, reset=9, status=1)
+
+
+@pytest.mark.parametrize(
+    ("row", "others", "asked", "failures", "why"),
+    [
+        ("rate-5k", {"requests": 0}, 0, {}, "answered nothing"),
+        ("rate-5k", {"errors": 1}, 15_000, {"reset": 1}, "1 requests failed"),
+        ("rate-5k", {"origin_connections": 131}, 15_000, {}, "keeps no connections"),
+        ("rate-5k", {"client_connections": 65}, 15_000, {}, "closes its clients'"),
+        ("rate-5k", {}, 14_999, {}, "the origin counts 14999"),
+        ("rate-5k", {}, 15_129, {}, "the origin counts 15129"),
+        # A missed rate excuses what is late, and nothing else.
+        ("rate-5k", {"missed": True, "errors": 1}, 15_000, {"status": 1}, "1 requests failed"),
+        ("rate-5k", {"missed": True, "origin_connections": 9_000}, 15_000, {}, "keeps no conn"),
+        ("rate-5k", {"missed": True, "client_connections": 9_000}, 15_000, {}, "closes its"),
+        ("rate-5k", {"missed": True}, 9_000, {}, "the origin counts 9000"),
+        # So does a reload for what it breaks off.
+        ("reload", {"reloads": 3, "errors": 1}, 15_000, {"mismatch": 1}, "1 requests failed"),
+        ("reload", {"reloads": 3, "origin_connections": 9_000}, 15_000, {}, "keeps no conn"),
+        ("reload", {"reloads": 3, "client_connections": 9_000}, 15_000, {}, "closes its"),
+        ("reload", {"reloads": 3}, 14_000, {}, "the origin counts 14000"),
+    ],
+)
+def test_a_broken_measurement_is_no_figure(row, others, asked, failures, why):
+    others = dict(others)
+    marks = [results.RATE_MISSED] if others.pop("missed", False) else []
+    fine = {"requests": 15_000, "errors": 0, "origin_connections": 3, "client_connections": 64}
+    found = figures_of(1, **{**fine, **others}, marks=marks)
+    with pytest.raises(measure.Invalid, match=why):
+        check(row, found, asked, **failures)
+
+
 # ---- Turns, machine, processes ---------------------------------------------------------------
 
 
