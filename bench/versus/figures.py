@@ -93,7 +93,7 @@ def line(campaign: Campaign, scenario: str, kind: Kind) -> Line:
             value = kind.pick(row.figures)
             if value is not None:
                 values.setdefault(row.proxy, {})[row.round] = value
-                if kind.late_max is not None and row.figures.late_share > kind.late_max:
+                if kind.late_max is not None and row.figures.late(kind.late_max):
                     late.setdefault(row.proxy, set()).add(row.round)
     about = campaign.scenarios[scenario]
     limit = about.get("limits", {}).get(kind.name)

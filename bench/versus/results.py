@@ -19,6 +19,9 @@ LATE = "generator late"
 # Of the requests may be sent late before that is marked; as the load generator warns.
 LATE_MAX = 0.01
 
+# Of the time in which it had its CPU, the load generator may compute at a fixed rate.
+BUSY_MAX = 0.9
+
 
 @dataclass
 class Figures:
@@ -69,7 +72,13 @@ class Figures:
     @property
     def doubts(self) -> list[str]:
         """The marks, and what the figures themselves tell."""
-        return self.marks + [LATE] * (self.late_share > LATE_MAX)
+        return self.marks + [LATE] * self.late(LATE_MAX)
+
+    def late(self, share_max: float) -> bool:
+        """Whether more than that share left late. A generator that was always busy is late, too,
+        but its requests wait for connections whose answers it has not read yet."""
+        busy = self.load_cpu_share > BUSY_MAX * (1 - self.load_wait_share)
+        return self.late_share > share_max or (self.p50_us is not None and busy)
 
 
 @dataclass

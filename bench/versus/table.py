@@ -15,8 +15,8 @@ SPOILT = " †"
 
 SPOILT_SAYS = (
     "† in half of its rounds or more the load generator itself sent so many requests over a "
-    "millisecond late (10 % for p50, 1 % for p99, 0.1 % for p99.9, any for max) that this may be "
-    "its figure and not the proxy's: not to be quoted"
+    "millisecond late (10 % for p50, 1 % for p99, 0.1 % for p99.9, any for max), or was so busy, that "
+    "this may be its figure and not the proxy's: not to be quoted"
 )
 
 

@@ -187,7 +187,10 @@ def test_the_summary_says_what_was_missed():
 
 def test_a_figure_that_the_generator_spoilt_is_marked():
     def late(proxy: str, number: int, share: float) -> Row:
-        return row(proxy, number, 5, late_share=share, p50_us=40, p99_us=80)
+        return row(
+            proxy, number, 5, late_share=share, p50_us=40, p99_us=80, load_cpu_share=0.4,
+            load_wait_share=0.1,
+        )
 
     rows = [
         late("outrigger", 1, 0.0), late("nginx", 1, 0.02), late("haproxy", 1, 0.2),
@@ -208,6 +211,9 @@ def test_a_figure_that_the_generator_spoilt_is_marked():
     assert "| GET: p50, µs | 40.0 (40.0–40.0) | 40.0 (40.0–40.0) | 40.0 (40.0–40.0) † |" in text
     assert "| GET: p50, µs | 1.00 (1.00–1.00) † | 1.00 (1.00–1.00) | 1.00 (1.00–1.00) † |" in text
     assert "- get, generator late: nginx 1/3, haproxy 2/3, outrigger 1/3" in text
+    # One that was always busy could not even see when it was late.
+    busy = [row("outrigger", 1, 5, p50_us=40, load_cpu_share=0.7, load_wait_share=0.25)]
+    assert "generator late: outrigger 1/1" in table.full(campaign_of(busy))
     quiet = campaign_of([late("outrigger", 1, 0.0), late("nginx", 1, 0.0)])
     assert "†" not in table.full(quiet) + table.summary(quiet, "")
 
