@@ -13,8 +13,8 @@ const NANOS_MIN: u64 = 1_000;
 /// Largest, in nanoseconds; what takes longer counts as this.
 const NANOS_MAX: u64 = 3_600 * 1_000_000_000;
 
-/// A request that leaves this long after its due time, though a connection was free, is late: the
-/// generator's fault. In nanoseconds.
+/// A request that leaves this long after its due time, though a connection was free or would have
+/// been if the generator had kept time, is late: the generator's fault. In nanoseconds.
 pub const LATE_NANOS: u64 = 1_000_000;
 
 /// An empty histogram of latencies.
@@ -108,9 +108,9 @@ pub struct Counts {
     pub statuses: Vec<u64>,
     /// Body bytes received.
     pub body_bytes: u64,
-    /// Sent more than [`LATE_NANOS`] after being due, with a connection free.
+    /// Sent more than [`LATE_NANOS`] after being due, for no lack of a connection.
     pub late: u64,
-    /// Sent after waiting for a connection.
+    /// Sent after waiting for a connection, through no fault of the generator.
     pub waited: u64,
     /// Connections opened. Not only while recording: all of them.
     pub connections: u64,
@@ -197,7 +197,7 @@ pub struct Recorder {
     pub interval: Interval,
     /// The run so far.
     pub counts: Counts,
-    /// How late requests left when a connection was free.
+    /// How late requests left for no lack of a connection.
     pub lateness: Histogram<u64>,
     open_loop: bool,
 }

@@ -56,9 +56,9 @@ pub struct Report {
     pub sent: u64,
     /// Whole answers, right or wrong.
     pub answered: u64,
-    /// Sent more than a millisecond late though a connection was free.
+    /// Sent more than a millisecond late though a connection was free, or would have been.
     pub late: u64,
-    /// Sent after waiting for a connection.
+    /// Sent after waiting for a connection, through no fault of the generator.
     pub waited: u64,
     /// Requests without a right answer.
     pub failures: Failures,
@@ -79,7 +79,7 @@ pub struct Report {
     pub latency_ns: Latency,
     /// From the sending, in nanoseconds.
     pub service_ns: Latency,
-    /// From due to sent where a connection was free, in nanoseconds: the generator's own delay.
+    /// From due to sent where no connection was lacking, in nanoseconds: the generator's own delay.
     pub lateness_ns: Latency,
     /// What the generator needed.
     pub generator: Generator,
@@ -369,7 +369,7 @@ impl Report {
         let late = self.late as f64 / self.sent.max(1) as f64;
         if late > LATE_SHARE_MAX {
             generator.warnings.push(format!(
-                "{:.1}% of the requests left more than {} late though a connection was free: the \
+                "{:.1}% of the requests left more than {} late for no lack of a connection: the \
                  generator was the bottleneck",
                 late * 100.0,
                 units::show_nanos(LATE_NANOS)

@@ -30,7 +30,7 @@ pub struct Outcome {
     pub corrected: Histogram<u64>,
     /// From the sending; equal to `corrected` in a closed loop.
     pub service: Histogram<u64>,
-    /// How late requests left when a connection was free.
+    /// How late requests left for no lack of a connection.
     pub lateness: Histogram<u64>,
     /// All workers'.
     pub counts: Counts,

@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,7 +35,7 @@ use crate::cpu::Usage;
 use crate::net::{self, Alarm, Edge, Socket, Watch};
 use crate::plan::{Load, Plan};
 use crate::random::Random;
-use crate::record::{Counts, Failure, Interval, Recorder};
+use crate::record::{Counts, Failure, Interval, LATE_NANOS, Recorder};
 use crate::schedule::{Arrivals, Schedule, quota};
 use crate::target::{HashWanted, Target};
 
@@ -111,7 +112,7 @@ pub struct Door {
 pub struct Totals {
     /// Counts.
     pub counts: Counts,
-    /// How late requests left when a connection was free.
+    /// How late requests left for no lack of a connection.
     pub lateness: Histogram<u64>,
     /// The last answer, in nanoseconds from the start.
     pub last: u64,
@@ -194,8 +195,12 @@ struct LaneState {
     idle: VecDeque<usize>,
     idle_count: usize,
     alarm: Rc<Alarm>,
-    /// The alarm is set to the next due time.
+    /// The alarm is set to the next due time, which was to come then.
     armed: bool,
+    /// That time, or when it was set if it had passed.
+    wake_at: u64,
+    /// What was due then waited because this thread did not run, not for a connection.
+    stall: Range<u64>,
 }
 
 enum Pace {
@@ -319,6 +324,8 @@ impl Worker {
                 idle_count: 0,
                 alarm: Rc::new(Alarm::new()?),
                 armed: false,
+                wake_at: 0,
+                stall: 0..0,
             });
             slots.extend((0..connections).map(|_| Slot { lane: number, ..Slot::default() }));
         }
@@ -594,7 +601,7 @@ impl Worker {
                 let lane = state.slots[slot].lane;
                 if let Some(due) = state.next_due(lane, now) {
                     state.unrest(slot);
-                    let waited = state.lanes[lane].idle_count == 0;
+                    let waited = state.waited(lane, due);
                     return Some(state.depart(lane, due, now, waited));
                 }
                 state.rest(slot);
@@ -675,12 +682,14 @@ impl Worker {
                 return None;
             }
             let now = net::now();
+            state.notice_stall(lane, now);
             let next = match &state.lanes[lane].pace {
                 Pace::Open(schedule) => state.start + schedule.peek()?,
                 Pace::Closed(_) => return None,
             };
             if next > now {
                 state.lanes[lane].armed = true;
+                state.lanes[lane].wake_at = next;
                 return Some(next);
             }
             let Some(slot) = state.wake_idle(lane) else {
@@ -719,7 +728,7 @@ impl Worker {
                 state.rest(slot);
                 break;
             };
-            let waited = state.lanes[lane].idle_count == 0;
+            let waited = state.waited(lane, due);
             let flight = state.depart(lane, due, now, waited);
             state.slots[slot].flights.push_back(flight);
             let bytes = &self.plan.targets[flight.target].bytes;
@@ -882,6 +891,7 @@ impl State {
         if !self.running {
             return None;
         }
+        self.notice_stall(lane, now);
         match &mut self.lanes[lane].pace {
             Pace::Open(schedule) => Some(self.start + schedule.take(now - self.start)?),
             Pace::Closed(left) if *left > 0 && now < self.end => {
@@ -892,6 +902,22 @@ impl State {
             }
             Pace::Closed(_) => None,
         }
+    }
+
+    /// An alarm that is heard late tells that this thread stood still: something else had its CPU, or
+    /// it had too much to do. What came due meanwhile, and for as long again, while it catches up,
+    /// is the generator's fault even though no connection is free when its turn comes.
+    fn notice_stall(&mut self, lane: usize, now: u64) {
+        let lane = &mut self.lanes[lane];
+        if lane.armed && now > lane.wake_at.saturating_add(LATE_NANOS) {
+            lane.stall = lane.wake_at..now + (now - lane.wake_at);
+        }
+    }
+
+    /// Whether what was due then has waited for a connection, and for nothing else.
+    fn waited(&self, lane: usize, due: u64) -> bool {
+        let lane = &self.lanes[lane];
+        lane.idle_count == 0 && !lane.stall.contains(&due)
     }
 
     /// Chooses what to send, and writes down that it leaves.
@@ -989,6 +1015,7 @@ impl State {
         {
             lane.alarm.set((self.start + due).max(1));
             lane.armed = true;
+            lane.wake_at = (self.start + due).max(net::now());
         }
     }
 
