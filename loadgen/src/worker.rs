@@ -63,8 +63,9 @@ const LAST_TICK: Duration = Duration::from_millis(2);
 /// How long the end waits for connections to close.
 const CLOSE_WAIT: Duration = Duration::from_millis(200);
 
-/// A look after the schedule when no connection was free, in case none frees: nanoseconds.
-const BACKLOG_LOOK: u64 = 50_000_000;
+/// A look after the schedule when no connection was free, in case none frees, and to see whether this
+/// thread still keeps time: nanoseconds.
+const BACKLOG_LOOK: u64 = 5_000_000;
 
 /// What is answered so soon after the end belongs to the run's last second: nanoseconds.
 const LAST_ANSWERS: u64 = 100_000_000;
@@ -195,9 +196,9 @@ struct LaneState {
     idle: VecDeque<usize>,
     idle_count: usize,
     alarm: Rc<Alarm>,
-    /// The alarm is set to the next due time, which was to come then.
+    /// The alarm is set to the next due time; else to a look after the backlog.
     armed: bool,
-    /// That time, or when it was set if it had passed.
+    /// When the alarm is to ring, or when it was set if that had passed.
     wake_at: u64,
     /// What was due then waited because this thread did not run, not for a connection.
     stall: Range<u64>,
@@ -324,7 +325,7 @@ impl Worker {
                 idle_count: 0,
                 alarm: Rc::new(Alarm::new()?),
                 armed: false,
-                wake_at: 0,
+                wake_at: u64::MAX,
                 stall: 0..0,
             });
             slots.extend((0..connections).map(|_| Slot { lane: number, ..Slot::default() }));
@@ -695,6 +696,7 @@ impl Worker {
             let Some(slot) = state.wake_idle(lane) else {
                 // A connection that frees takes what is due, and sets the alarm when it is idle.
                 state.lanes[lane].armed = false;
+                state.lanes[lane].wake_at = now + BACKLOG_LOOK;
                 return Some(now + BACKLOG_LOOK);
             };
             let Some(due) = state.next_due(lane, now) else { continue };
@@ -909,7 +911,7 @@ impl State {
     /// is the generator's fault even though no connection is free when its turn comes.
     fn notice_stall(&mut self, lane: usize, now: u64) {
         let lane = &mut self.lanes[lane];
-        if lane.armed && now > lane.wake_at.saturating_add(LATE_NANOS) {
+        if now > lane.wake_at.saturating_add(LATE_NANOS) {
             lane.stall = lane.wake_at..now + (now - lane.wake_at);
         }
     }
