@@ -912,7 +912,12 @@ impl State {
     fn notice_stall(&mut self, lane: usize, now: u64) {
         let lane = &mut self.lanes[lane];
         if now > lane.wake_at.saturating_add(LATE_NANOS) {
-            lane.stall = lane.wake_at..now + (now - lane.wake_at);
+            let (from, to) = (lane.wake_at, now + (now - lane.wake_at));
+            // Another one while it still catches up is the same one.
+            lane.stall = match lane.stall.contains(&from) {
+                true => lane.stall.start..lane.stall.end.max(to),
+                false => from..to,
+            };
         }
     }
 

@@ -142,7 +142,7 @@ fn a_closed_loop_hides_the_stall() {
     assert!(p99.ends_with("us") || p99.ends_with("ms"), "wrk's p99 shows the stall: {p99}");
 }
 
-/// A generator that stands still for half a second is late with all that was due meanwhile. It has
+/// A generator that stands still for a second is late with all that was due meanwhile. It has
 /// not waited for connections, though there are only 8 when it goes on.
 #[test]
 fn its_own_stall_is_not_the_targets() {
@@ -150,7 +150,7 @@ fn its_own_stall_is_not_the_targets() {
     let url = url(&origin, "/b/1");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.json");
-    let common = ["-R", "2k", "-d", "3s", "-c", "8", "-t", "1", "--json", path.to_str().unwrap()];
+    let common = ["-R", "500", "-d", "3s", "-c", "8", "-t", "1", "--json", path.to_str().unwrap()];
     let mut child = command(&[&common[..], &[&url]].concat()).spawn().unwrap();
     let mut errors = BufReader::new(child.stderr.take().unwrap());
     errors.read_line(&mut String::new()).unwrap(); // A second has passed.
@@ -159,18 +159,18 @@ fn its_own_stall_is_not_the_targets() {
         unsafe { libc::kill(child.id() as i32, signal) };
     };
     signal(libc::SIGSTOP);
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_secs(1));
     signal(libc::SIGCONT);
     std::io::copy(&mut errors, &mut std::io::sink()).unwrap();
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let report = report::read(&path).unwrap().remove(0);
-    assert_eq!((report.sent, report.failures.total()), (6_000, 0), "{text}");
+    assert_eq!((report.sent, report.failures.total()), (1_500, 0), "{text}");
     let slow = report.corrected.count_between(100_000_000, u64::MAX);
-    assert!(slow >= 780, "the stall shows: {slow}");
-    assert!(report.late >= 950, "{} late, {} waited", report.late, report.waited);
-    assert!(report.waited < 700, "{} late, {} waited", report.late, report.waited);
-    assert!(report.lateness_ns.max >= 490_000_000, "{:?}", report.lateness_ns);
+    assert!(slow >= 440, "the stall shows: {slow}");
+    assert!(report.late >= 480, "{} late, {} waited", report.late, report.waited);
+    assert!(report.late > report.waited, "{} late, {} waited", report.late, report.waited);
+    assert!(report.lateness_ns.max >= 980_000_000, "{:?}", report.lateness_ns);
     assert!(report.generator.bottleneck && text.contains("the generator was the bottleneck"));
 }
 
