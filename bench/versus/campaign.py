@@ -323,7 +323,7 @@ def progress(row: Row) -> str:
         said.append(f"{found.pss_per_connection_bytes / 1024:.2f} KiB a connection")
     if found.errors:
         said.append(f"{found.errors} failed")
-    return f"{start} {', '.join(said + found.marks)}"
+    return f"{start} {', '.join(said + found.doubts)}"
 
 
 def say(text: str) -> None:

@@ -14,6 +14,13 @@ RATE_MISSED = "rate missed"
 DISTURBED = "disturbed"
 STOLEN = "stolen"
 SHARED = "load on the proxy's CPUs"
+LATE = "generator late"
+
+# Of the requests may be sent late before that is marked; as the load generator warns.
+LATE_MAX = 0.01
+
+# Of the time in which it had its CPU, the load generator may compute at a fixed rate.
+BUSY_MAX = 0.9
 
 
 @dataclass
@@ -59,8 +66,19 @@ class Figures:
     # Under load; and the longest until a new connection saw the new configuration.
     reloads: int | None = None
     reload_ms: float | None = None
-    # Of the marks above.
+    # Of the marks above, as they were known when it was measured.
     marks: list[str] = field(default_factory=list)
+
+    @property
+    def doubts(self) -> list[str]:
+        """The marks, and what the figures themselves tell."""
+        return self.marks + [LATE] * self.late(LATE_MAX)
+
+    def late(self, share_max: float) -> bool:
+        """Whether more than that share left late. A generator that was always busy is late, too,
+        but its requests wait for connections whose answers it has not read yet."""
+        busy = self.load_cpu_share > BUSY_MAX * (1 - self.load_wait_share)
+        return self.late_share > share_max or (self.p50_us is not None and busy)
 
 
 @dataclass
@@ -126,6 +144,22 @@ def read(path: Path) -> list[Campaign]:
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise ValueError(f"{path}, line {number}: {error!r}") from None
     return campaigns
+
+
+def choose(campaigns: list[Campaign], which: str | None) -> Campaign:
+    """By number from 1, or by the start of its date; else the last. Raises ValueError."""
+    if which is None:
+        fit = campaigns[-1:]
+    elif which.isdecimal() and len(which) < 4:
+        fit = campaigns[int(which) - 1:][:1] if int(which) else []
+    else:
+        fit = [one for one in campaigns if one.date.startswith(which)]
+    if len(fit) != 1:
+        there = ", ".join(one.date for one in campaigns) or "none"
+        raise ValueError(f"{len(fit)} campaigns are '{which or 'the last'}'; there are: {there}")
+    if not fit[0].rows:
+        raise ValueError(f"the campaign of {fit[0].date} has no rows")
+    return fit[0]
 
 
 class Writer:

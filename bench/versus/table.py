@@ -2,12 +2,22 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from . import figures
+from . import complete, figures
 from .figures import Kind, Line, number, spread
 from .results import NOT_SATURATED, Campaign
 from .rivals import OURS, PROXIES, YARDSTICKS
+
+
+# Behind figures that the load generator spoilt.
+SPOILT = " †"
+
+SPOILT_SAYS = (
+    "† in half of its rounds or more the load generator itself sent so many requests over a "
+    "millisecond late (10 % for p50, 1 % for p99, 0.1 % for p99.9, any for max), or was so busy, that "
+    "this may be its figure and not the proxy's: not to be quoted"
+)
 
 
 def proxies_of(campaign: Campaign) -> list[str]:
@@ -71,12 +81,18 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(out) + "\n"
 
 
+def marked(one: Line, cell: str, proxies: Iterable[str], rounds: Iterable[int]) -> str:
+    """The cell, with the mark if the load generator spoilt it."""
+    return cell + SPOILT if cell and one.spoilt(proxies, rounds) else cell
+
+
 def figure_table(campaign: Campaign, section: list[Line]) -> str:
     names = proxies_of(campaign)
-    rows = [
-        [titled(one), *(spread(one.values.get(name, {}).values()) for name in names)]
-        for one in section
-    ]
+    rows = []
+    for one in section:
+        series = {name: one.values.get(name, {}) for name in names}
+        cells = [marked(one, spread(it.values()), [name], it) for name, it in series.items()]
+        rows.append([titled(one), *cells])
     return markdown(["", *(PROXIES[name].title for name in names)], rows)
 
 
@@ -86,7 +102,8 @@ def ratio_table(campaign: Campaign, section: list[Line]) -> str:
     columns = [list(YARDSTICKS), *([name] for name in YARDSTICKS if name in rivals), *columns]
     rows = []
     for one in section:
-        cells = [spread(one.ratios(OURS, column).values()) for column in columns]
+        ratios = [(column, one.ratios(OURS, column)) for column in columns]
+        cells = [marked(one, spread(it.values()), [OURS, *column], it) for column, it in ratios]
         if any(cells):
             rows.append([titled(one), *cells])
     titles = [" or ".join(PROXIES[name].title for name in column) for column in columns]
@@ -104,7 +121,7 @@ def notes(campaign: Campaign) -> list[str]:
     totals: Counter[tuple[str, str]] = Counter()
     for row in campaign.rows:
         totals[row.scenario, row.proxy] += 1
-        for mark in row.figures.marks if row.figures else []:
+        for mark in row.figures.doubts if row.figures else []:
             marks[row.scenario, mark, row.proxy] += 1
     by_mark: dict[tuple[str, str], list[str]] = {}
     for (scenario, mark, proxy), count in marks.items():
@@ -126,12 +143,22 @@ def described(campaign: Campaign) -> str:
         if name in PROXIES and not PROXIES[name].reference
     )
     rounds = len({row.round for row in campaign.rows})
+    where = complete.cut_off(campaign)
     return (
         f"{campaign.date[:10]}, {machine['cpus']} CPUs {machine['cpu']}"
         f"{' (virtual)' if machine['virtual'] else ''}, Linux {machine['kernel']}; {versions}; "
         f"commit {machine['commit']}; {rounds} interleaved round{'s' * (rounds != 1)} of "
-        f"{campaign.seconds:g} s"
+        f"{campaign.seconds:g} s{f' (**{where}**)' if where else ''}"
     )
+
+
+def overview(campaigns: list[Campaign]) -> str:
+    """A line for each."""
+    out = ""
+    for number, campaign in enumerate(campaigns, 1):
+        where = complete.cut_off(campaign) or f"{len(campaign.rows)} measurements"
+        out += f"{number}  {campaign.date}  {campaign.command}: {where}\n"
+    return out
 
 
 def full(campaign: Campaign) -> str:
@@ -143,7 +170,10 @@ def full(campaign: Campaign) -> str:
             out += [f"{title}\n", figure_table(campaign, section)]
             if pick is not reload and (ratios := ratio_table(campaign, section)):
                 out += ["Ratios round by round.\n", ratios]
-    if found := notes(campaign):
+    found = notes(campaign)
+    if any(SPOILT in text for text in out):
+        found.insert(0, SPOILT_SAYS)
+    if found:
         out.append("\n".join(f"- {note}" for note in found) + "\n")
     return "\n".join(out)
 
@@ -151,16 +181,21 @@ def full(campaign: Campaign) -> str:
 # ---- The README's --------------------------------------------------------------------------
 
 
-def summary(campaign: Campaign) -> str:
-    """One table: medians of all, and the ratio to the better yardstick with its spread."""
+def summary(campaign: Campaign, written_by: str) -> str:
+    """One table: medians of all, and the ratio to the better yardstick with its spread; below it
+    the command that measured, and the one that wrote the table."""
     names = proxies_of(campaign)
     rows = []
     for one in summary_lines(campaign):
         ratios = one.ratios(OURS, YARDSTICKS)
         rows.append([
             titled(one),
-            *(median(one.values.get(name, {})) for name in names),
-            spread(ratios.values()),
+            *(
+                marked(one, median(series), [name], series)
+                for name in names
+                for series in [one.values.get(name, {})]
+            ),
+            marked(one, spread(ratios.values()), [OURS, *YARDSTICKS], ratios),
             verdict(one, ratios),
         ])
     yardsticks = " and ".join(PROXIES[name].title for name in YARDSTICKS)
@@ -170,9 +205,12 @@ def summary(campaign: Campaign) -> str:
         f"better one of {yardsticks} in the same round: median (least–most).",
         markdown(head, rows).strip(),
     ]
-    if doubts := summary_notes(campaign):
+    doubts = summary_notes(campaign)
+    if SPOILT in parts[-1]:
+        doubts.insert(0, SPOILT_SAYS)
+    if doubts:
         parts.append("\n".join(f"- {doubt}" for doubt in doubts))
-    parts.append(f"```sh\n{campaign.command}\n```")
+    parts.append(f"```sh\n{campaign.command}\n{written_by}\n```")
     return "\n\n".join(parts) + "\n"
 
 
@@ -186,7 +224,7 @@ def summary_notes(campaign: Campaign) -> list[str]:
     all_rows = len(campaign.rows)
     if invalid := [row for row in campaign.rows if row.invalid]:
         found.append(f"{len(invalid)} of {all_rows} measurements were invalid and are left out")
-    marks = Counter(mark for row in campaign.rows if row.figures for mark in row.figures.marks)
+    marks = Counter(mark for row in campaign.rows if row.figures for mark in row.figures.doubts)
     # Whether a proxy was saturated matters to its throughput, which is not told here.
     del marks[NOT_SATURATED]
     return found + [f"{mark}: {count} of {all_rows} measurements" for mark, count in marks.items()]

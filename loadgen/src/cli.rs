@@ -1,7 +1,6 @@
 //! Flags and scenario -> settings -> runs -> reports. Called by `main`; measures nothing itself.
 
-use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -14,9 +13,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use hdrhistogram::serialization::V2DeflateSerializer;
 use hdrhistogram::serialization::interval_log::IntervalLogWriterBuilder;
 
+use crate::files::{Files, Out};
+use crate::limits;
 use crate::net::Driver;
 use crate::origin::{Fail, Options, Origin};
-use crate::plan::{DURATION, Settings};
+use crate::plan::{DURATION, Plan, Settings};
 use crate::progress::Progress;
 use crate::record::Interval;
 use crate::report::{self, Report, Second, html, rates, text};
@@ -32,6 +33,9 @@ macro_rules! say {
         let _ = writeln!(std::io::stdout(), $($line)*);
     };
 }
+
+/// The run is over and its report printed, but a file could not be written.
+const EXIT_UNWRITTEN: u8 = 1;
 
 /// Wrong usage, or a target that cannot be reached.
 const EXIT_USAGE: u8 = 2;
@@ -54,6 +58,9 @@ const SEARCH_FROM: f64 = 1_000.0;
 /// Where `--find-max` stops: the highest rate that holds is known this well.
 const SEARCH_PRECISION: f64 = 1.03;
 
+/// Of the requests may fail at a rate that holds, unless a threshold judges failures.
+const SEARCH_ERRORS_MAX: f64 = 0.01;
+
 /// No target reaches it; the search ends here at the latest.
 const SEARCH_MAX: f64 = 100e6;
 
@@ -71,7 +78,8 @@ const EXAMPLES: &str = "Examples:
   outrigger-loadgen report a.json b.json --html compared.html
   outrigger-loadgen origin --listen 127.0.0.1:8081
 
-Exit codes: 0 done; 2 wrong usage or an unreachable target; 99 a threshold was not held.";
+Exit codes: 0 done; 1 done, but a file could not be written; 2 wrong usage or an unreachable target,
+nothing was measured; 99 a threshold was not held.";
 
 #[derive(Debug, Parser)]
 #[command(
@@ -110,7 +118,8 @@ struct LoadArgs {
     /// Run once at each of these rates: 1k,2k,4k.
     #[arg(long, value_name = "RATES", value_delimiter = ',', value_parser = units::rate)]
     steps: Vec<f64>,
-    /// Search the highest rate that holds this threshold.
+    /// Search the highest rate that holds this threshold. No more than 1% may fail there, unless
+    /// --threshold 'errors<..' says otherwise.
     #[arg(long, value_name = "THRESHOLD", conflicts_with_all = ["steps", "count"])]
     find_max: Option<Threshold>,
     /// Requests, phases and settings from a TOML file; flags go before it.
@@ -126,7 +135,7 @@ struct LoadArgs {
     /// How long, such as 30s or 1m30s, after the warm-up [default: 10s, or until -n].
     #[arg(short, long, value_parser = units::positive_duration)]
     duration: Option<Duration>,
-    /// Stop after so many requests.
+    /// Stop after so many requests; those of the warm-up come on top.
     #[arg(short = 'n', long = "count", value_parser = units::count)]
     count: Option<u64>,
     /// Do not record at first, for so long.
@@ -171,7 +180,8 @@ struct LoadArgs {
     expect_hash: Option<HashWanted>,
 
     /// Exit 99 unless this holds, such as 'p99<20ms', 'errors<0.1%', 'rate>9.9k'; may be given
-    /// again. Latencies count from the due time; service.p99 and so on from the sending.
+    /// again. Latencies count from the due time; service.p99 and so on from the sending. A request
+    /// that broke off (no connection, a reset) counts as slower than all others.
     #[arg(long = "threshold", value_name = "THRESHOLD")]
     thresholds: Vec<Threshold>,
     /// Write everything as JSON, for `report` and for scripts.
@@ -358,6 +368,9 @@ fn load(args: &LoadArgs) -> Result<ExitCode, String> {
     }
     thresholds.extend(args.find_max.clone());
     let settings = settings(args, &scenario)?;
+    let descriptors =
+        limits::raise_descriptors().map_err(|error| format!("cannot read limits: {error}"))?;
+    check_room(&settings.plan()?, descriptors, limits::ports())?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // The first asks for the report so far; a second one kills as ever.
@@ -365,16 +378,34 @@ fn load(args: &LoadArgs) -> Result<ExitCode, String> {
             .and_then(|_| signal_hook::flag::register(signal, stop.clone()))
             .map_err(|error| format!("cannot listen for signals: {error}"))?;
     }
-    let runs = Runs { args, settings, thresholds, stop };
-    let (reports, best) = if args.find_max.is_some() {
-        runs.find_max()?
-    } else if !args.steps.is_empty() {
-        runs.steps()?
-    } else {
-        (vec![runs.once(runs.settings.clone())?], Some(0))
+    let files = Files {
+        json: args.json.as_deref().map(Out::open).transpose()?,
+        hgrm: args.hgrm.as_deref().map(Out::open).transpose()?,
+        html: args.html.as_deref().map(Out::open).transpose()?,
+        hlog: args.hlog.as_deref().map(Out::open).transpose()?,
     };
-    write_files(args, &reports, best)?;
-    runs.verdict(&reports, best)
+    let runs = Runs { args, settings, thresholds, stop };
+    let ran = if args.find_max.is_some() {
+        runs.find_max().map(|(reports, best)| (reports, best, None))
+    } else if !args.steps.is_empty() {
+        runs.steps().map(|(reports, best)| (reports, best, None))
+    } else {
+        let ran = runs.once(runs.settings.clone(), files.hlog.as_ref());
+        ran.map(|(report, failed)| (vec![report], Some(0), failed))
+    };
+    let (reports, best, hlog_failed) = ran?;
+    let held = runs.verdict(&reports, best);
+    // After the report: an hour's figures must not go with a disk that is full.
+    let failed = files.write(&reports, best, runs.searches());
+    let failed: Vec<_> = hlog_failed.into_iter().chain(failed).collect();
+    for why in &failed {
+        eprintln!("outrigger-loadgen: {why}");
+    }
+    Ok(match (held, failed.is_empty()) {
+        (false, _) => ExitCode::from(EXIT_THRESHOLD),
+        (true, false) => ExitCode::from(EXIT_UNWRITTEN),
+        (true, true) => ExitCode::SUCCESS,
+    })
 }
 
 /// Flags before the scenario, the scenario before defaults.
@@ -389,6 +420,7 @@ fn settings(args: &LoadArgs, scenario: &Scenario) -> Result<Settings, String> {
     }
     let closed = args.closed || scenario.closed == Some(true);
     let phases = scenario.phases()?;
+    refuse_unused(args, scenario, closed)?;
     let searching = args.find_max.is_some() || !args.steps.is_empty();
     let duration = args.duration.or(scenario.duration);
     let duration = match (duration, args.count) {
@@ -438,6 +470,67 @@ fn settings(args: &LoadArgs, scenario: &Scenario) -> Result<Settings, String> {
     })
 }
 
+/// Whether all connections can be had.
+fn check_room(plan: &Plan, descriptors: u64, ports: Option<u64>) -> Result<(), String> {
+    let connections = plan.lanes.iter().map(|lane| lane.connections).sum();
+    let needed = limits::descriptors_needed(connections, plan.threads, plan.lanes.len());
+    if needed > descriptors {
+        return Err(format!(
+            "-c {connections} needs about {needed} descriptors, and this process may have \
+             {descriptors}: raise the hard limit (ulimit -Hn), or take fewer connections"
+        ));
+    }
+    for lane in &plan.lanes {
+        if let Some(ports) = ports.filter(|ports| lane.connections as u64 > *ports) {
+            return Err(format!(
+                "{} connections to {} do not fit: there are {ports} ports to connect from \
+                 (net.ipv4.ip_local_port_range)",
+                lane.connections, lane.address
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// What would be ignored is refused: whoever gave it believes that it was used.
+fn refuse_unused(args: &LoadArgs, scenario: &Scenario, closed: bool) -> Result<(), String> {
+    let named = |flags: &[(&'static str, bool)]| {
+        let given = flags.iter().filter(|(_, given)| *given).map(|(name, _)| *name);
+        let given = given.collect::<Vec<_>>().join(", ");
+        (!given.is_empty()).then_some(given)
+    };
+    let of_requests = named(&[
+        ("-H", !args.headers.is_empty()),
+        ("-X", args.method.is_some()),
+        ("--body", args.body.is_some()),
+        ("--chunked", args.chunked),
+        ("--expect-status", args.expect_status.is_some()),
+        ("--expect-length", args.expect_length.is_some()),
+        ("--expect-hash", args.expect_hash.is_some()),
+    ]);
+    if let (Some(_), Some(flags)) = (&args.scenario, of_requests) {
+        return Err(format!("with --scenario the file describes the requests; not used: {flags}"));
+    }
+    let of_time = named(&[
+        ("-d", args.duration.is_some()),
+        ("the file's duration", scenario.duration.is_some()),
+    ]);
+    if let (true, Some(flags)) = (scenario.has_phases(), of_time) {
+        return Err(format!("each phase of a scenario has its duration; not used: {flags}"));
+    }
+    let of_open = named(&[
+        ("--arrivals", args.arrivals.is_some()),
+        ("the file's arrivals", scenario.arrivals.is_some()),
+        ("--spin", args.spin.is_some()),
+    ]);
+    match (closed, of_open) {
+        (true, Some(flags)) => {
+            Err(format!("in a closed loop nothing is due at a time; not used: {flags}"))
+        }
+        _ => Ok(()),
+    }
+}
+
 impl LoadArgs {
     fn requests(&self, beside: &Path) -> Result<Vec<Request>, String> {
         let body = match &self.body {
@@ -473,29 +566,31 @@ struct Runs<'a> {
 }
 
 impl Runs<'_> {
-    fn once(&self, settings: Settings) -> Result<Report, String> {
+    /// Runs once, and writes the hlog file as it goes. Returns also why that was not possible.
+    fn once(
+        &self,
+        settings: Settings,
+        hlog_file: Option<&Out>,
+    ) -> Result<(Report, Option<String>), String> {
         let plan = Arc::new(settings.plan()?);
         let recorded = plan.length.map(|length| length.saturating_sub(plan.warmup));
         let recorded_seconds = recorded.map_or(u64::MAX, |recorded| recorded.as_secs());
         let mut progress = Progress::new(recorded, self.args.quiet);
         let mut seconds = Vec::new();
-        let mut hlog_file = self.args.hlog.as_deref().map(create).transpose()?;
+        let mut to = hlog_file.map(Out::buffered);
         let mut serializer = V2DeflateSerializer::new();
-        let mut hlog = match &mut hlog_file {
-            None => None,
-            Some(file) => {
-                let start = SystemTime::now() + plan.warmup;
-                let log = IntervalLogWriterBuilder::new()
-                    .add_comment("[Logged with outrigger-loadgen; nanoseconds from the due time]")
-                    .with_start_time(start)
-                    .with_base_time(start)
-                    .with_max_value_divisor(1e6)
-                    .begin_log_with(file, &mut serializer)
-                    .map_err(|error| format!("cannot write the hlog file: {error}"))?;
-                Some(log)
-            }
-        };
-        let mut hlog_failed = None;
+        let (mut hlog, mut hlog_failed) = (None, None);
+        if let (Some(out), Some(to)) = (hlog_file, &mut to) {
+            let start = SystemTime::now() + plan.warmup;
+            out.empty().map_err(|error| out.failed(&error))?;
+            let log = IntervalLogWriterBuilder::new()
+                .add_comment("[Logged with outrigger-loadgen; nanoseconds from the due time]")
+                .with_start_time(start)
+                .with_base_time(start)
+                .with_max_value_divisor(1e6)
+                .begin_log_with(to, &mut serializer);
+            hlog = Some(log.map_err(|error| out.failed(&error))?);
+        }
         let mut watch = |interval: &Interval| {
             let second = Second::of(interval);
             if second.requests + second.failed == 0 && recorded_seconds <= second.second {
@@ -511,24 +606,32 @@ impl Runs<'_> {
         };
         let outcome = run::run(&plan, &self.stop, &mut watch)?;
         progress.finish();
-        if let Some(error) = hlog_failed {
-            return Err(format!("cannot write the hlog file: {error}"));
+        drop(hlog);
+        hlog_file.inspect(|out| out.keep());
+        if let Some(error) = to.and_then(|mut to| to.flush().err()) {
+            hlog_failed = hlog_failed.or(Some(error.to_string()));
         }
-        Ok(Report::new(&plan, &outcome, seconds, self.args.label.as_deref()))
+        let failed = hlog_file.zip(hlog_failed).map(|(out, why)| out.failed(&why));
+        Ok((Report::new(&plan, &outcome, seconds, self.args.label.as_deref()), failed))
     }
 
     fn at_rate(&self, rate: f64) -> Result<Report, String> {
         let mut settings = self.settings.clone();
         settings.phases = vec![Phase::hold(rate, settings.duration)];
-        let mut report = self.once(settings)?;
+        let (mut report, _) = self.once(settings, None)?;
         report.label = format!("{} at {}", report.label, units::show_rate(rate));
-        say!("{}", text::table_row(&report, if self.holds(&report) { "yes" } else { "no" }));
+        report.held = Some(self.holds(&report));
+        say!("{}", text::table_row(&report, text::held(&report)));
         Ok(report)
     }
 
-    /// All thresholds, and the rate itself: a rate that is not reached is not held.
+    /// All thresholds, and the rate itself: a rate that is not reached is not held, nor is one that
+    /// the target answers by refusing, unless a threshold says how much of that is right.
     fn holds(&self, report: &Report) -> bool {
-        report.reached_rate() && self.thresholds.iter().all(|threshold| threshold.holds(report))
+        let errors_judged = self.thresholds.iter().any(Threshold::judges_errors);
+        report.reached_rate()
+            && (errors_judged || report.error_share() <= SEARCH_ERRORS_MAX)
+            && self.thresholds.iter().all(|threshold| threshold.holds(report))
     }
 
     fn stopped(&self) -> bool {
@@ -542,7 +645,7 @@ impl Runs<'_> {
         for &rate in &self.args.steps {
             let report = self.at_rate(rate)?;
             let better = |best: usize| reports[best].asked.rate < report.asked.rate;
-            if self.holds(&report) && best.is_none_or(better) {
+            if report.held == Some(true) && best.is_none_or(better) {
                 best = Some(reports.len());
             }
             reports.push(report);
@@ -561,7 +664,7 @@ impl Runs<'_> {
         let mut rate = self.args.rate.unwrap_or(SEARCH_FROM);
         while (1.0..=SEARCH_MAX).contains(&rate) && !self.stopped() {
             let report = self.at_rate(rate)?;
-            if self.holds(&report) {
+            if report.held == Some(true) {
                 holds = Some((rate, reports.len()));
             } else {
                 fails = Some(rate);
@@ -578,62 +681,31 @@ impl Runs<'_> {
         Ok((reports, holds.map(|(_, index)| index)))
     }
 
-    fn verdict(&self, reports: &[Report], best: Option<usize>) -> Result<ExitCode, String> {
-        let searched = self.args.find_max.is_some() || !self.args.steps.is_empty();
+    fn searches(&self) -> bool {
+        self.args.find_max.is_some() || !self.args.steps.is_empty()
+    }
+
+    /// Prints the report. Whether all thresholds were held.
+    fn verdict(&self, reports: &[Report], best: Option<usize>) -> bool {
+        if self.searches() {
+            say!("\n{}", text::conclusion(reports, best));
+        }
         let Some(report) = best.and_then(|best| reports.get(best)) else {
-            say!("\nNo rate holds.");
-            return Ok(ExitCode::from(EXIT_THRESHOLD));
+            return false;
         };
-        if searched {
-            say!("\nThe highest rate that holds:\n");
+        if self.searches() {
+            say!("");
         }
         say!("{}", text::full(report).trim_end());
-        let mut code = ExitCode::SUCCESS;
+        let mut all = true;
         for threshold in &self.thresholds {
             let held = threshold.holds(report);
             let verdict = if held { "held" } else { "FAILED" };
             say!("Threshold    {}: {verdict} ({})", threshold.text, threshold.shown(report));
-            if !held {
-                code = ExitCode::from(EXIT_THRESHOLD);
-            }
+            all &= held;
         }
-        Ok(code)
+        all
     }
-}
-
-fn create(path: &Path) -> Result<BufWriter<File>, String> {
-    File::create(path)
-        .map(BufWriter::new)
-        .map_err(|error| format!("cannot write {}: {error}", path.display()))
-}
-
-fn write_files(args: &LoadArgs, reports: &[Report], best: Option<usize>) -> Result<(), String> {
-    let failed = |path: &Path| {
-        let path = path.display().to_string();
-        move |error: &dyn std::fmt::Display| format!("cannot write {path}: {error}")
-    };
-    if let Some(path) = &args.json {
-        let failed = failed(path);
-        let mut file = create(path)?;
-        let searched = args.find_max.is_some() || !args.steps.is_empty();
-        match reports {
-            [one] if !searched => serde_json::to_writer_pretty(&mut file, one),
-            several => serde_json::to_writer_pretty(&mut file, several),
-        }
-        .map_err(|error| failed(&error))?;
-        file.write_all(b"\n").and_then(|()| file.flush()).map_err(|error| failed(&error))?;
-    }
-    if let (Some(path), Some(report)) = (&args.hgrm, best.and_then(|best| reports.get(best))) {
-        let failed = failed(path);
-        let mut file = create(path)?;
-        report::hgrm::write(&report.corrected, &mut file)
-            .and_then(|()| file.flush())
-            .map_err(|error| failed(&error))?;
-    }
-    if let Some(path) = &args.html {
-        write_page(path, &html::page(reports)?)?;
-    }
-    Ok(())
 }
 
 fn write_page(path: &Path, page: &str) -> Result<(), String> {
@@ -647,7 +719,9 @@ fn compare(args: &ReportArgs) -> Result<ExitCode, String> {
     }
     say!("{}", text::table_head().replace("holds", "run"));
     for report in &reports {
-        say!("{}", text::table_row(report, &report.label));
+        let ours =
+            if report.generator.bottleneck { " (the generator was the bottleneck)" } else { "" };
+        say!("{}", text::table_row(report, &format!("{}{ours}", report.label)));
     }
     if let Some(path) = &args.html {
         let page = match &args.added_to {
@@ -660,6 +734,8 @@ fn compare(args: &ReportArgs) -> Result<ExitCode, String> {
 }
 
 fn origin(args: OriginArgs) -> Result<ExitCode, String> {
+    // Whoever tests with many connections finds them refused here otherwise.
+    limits::raise_descriptors().map_err(|error| format!("cannot read limits: {error}"))?;
     let cpus = args.cpus.map_or_else(crate::cpu::ours, |list| list.0);
     let threads = args.threads.map_or(cpus.len(), |threads| threads as usize).max(1);
     let options = Options {

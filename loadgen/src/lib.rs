@@ -26,6 +26,9 @@ pub mod scenario;
 pub mod plan;
 
 #[cfg(feature = "cli")]
+pub mod limits;
+
+#[cfg(feature = "cli")]
 pub mod target;
 
 #[cfg(feature = "cli")]
@@ -45,6 +48,9 @@ pub mod record;
 
 #[cfg(feature = "cli")]
 pub mod report;
+
+#[cfg(feature = "cli")]
+pub mod files;
 
 #[cfg(feature = "cli")]
 pub mod threshold;

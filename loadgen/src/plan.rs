@@ -25,7 +25,7 @@ pub struct Plan {
     pub warmup: Duration,
     /// Warm-up and all phases; `None`: until the count is reached.
     pub length: Option<Duration>,
-    /// Requests in all.
+    /// Requests in all, the warm-up's not among them.
     pub count: Option<u64>,
     /// For connecting, and from sending to the last byte.
     pub timeout: Duration,
@@ -103,7 +103,7 @@ pub struct Settings {
     pub threads: usize,
     /// For a closed loop.
     pub duration: Option<Duration>,
-    /// Requests in all, the warm-up's among them.
+    /// Requests in all, the warm-up's not among them.
     pub count: Option<u64>,
     /// See [`Plan`], as all of these.
     pub warmup: Duration,
@@ -144,7 +144,7 @@ impl Settings {
                 if self.warmup > Duration::ZERO {
                     phases.insert(0, Phase::hold(first.from, Some(self.warmup)));
                 }
-                let planned = planned(&phases, self.count);
+                let planned = planned(&self.phases, self.count).map(|length| self.warmup + length);
                 (Load::Open { phases, arrivals: self.arrivals }, planned)
             }
         };

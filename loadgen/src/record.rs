@@ -13,8 +13,8 @@ const NANOS_MIN: u64 = 1_000;
 /// Largest, in nanoseconds; what takes longer counts as this.
 const NANOS_MAX: u64 = 3_600 * 1_000_000_000;
 
-/// A request that leaves this long after its due time, though a connection was free, is late: the
-/// generator's fault. In nanoseconds.
+/// A request that leaves this long after its due time, though a connection was free or would have
+/// been if the generator had kept time, is late: the generator's fault. In nanoseconds.
 pub const LATE_NANOS: u64 = 1_000_000;
 
 /// An empty histogram of latencies.
@@ -102,13 +102,15 @@ pub struct Counts {
     pub answered: u64,
     /// Requests without a right answer.
     pub failures: Failures,
+    /// Of those, the ones without a latency: they broke off.
+    pub lost: u64,
     /// Answers by status, up to 599.
     pub statuses: Vec<u64>,
     /// Body bytes received.
     pub body_bytes: u64,
-    /// Sent more than [`LATE_NANOS`] after being due, with a connection free.
+    /// Sent more than [`LATE_NANOS`] after being due, for no lack of a connection.
     pub late: u64,
-    /// Sent after waiting for a connection.
+    /// Sent after waiting for a connection, through no fault of the generator.
     pub waited: u64,
     /// Connections opened. Not only while recording: all of them.
     pub connections: u64,
@@ -128,6 +130,7 @@ impl Counts {
             unsent: 0,
             answered: 0,
             failures: Failures::default(),
+            lost: 0,
             statuses: vec![0; 600],
             body_bytes: 0,
             late: 0,
@@ -145,6 +148,7 @@ impl Counts {
         self.unsent += other.unsent;
         self.answered += other.answered;
         self.failures.merge(&other.failures);
+        self.lost += other.lost;
         self.body_bytes += other.body_bytes;
         self.late += other.late;
         self.waited += other.waited;
@@ -193,7 +197,7 @@ pub struct Recorder {
     pub interval: Interval,
     /// The run so far.
     pub counts: Counts,
-    /// How late requests left when a connection was free.
+    /// How late requests left for no lack of a connection.
     pub lateness: Histogram<u64>,
     open_loop: bool,
 }

@@ -23,7 +23,7 @@ pub mod rates;
 
 pub mod text;
 
-/// Of its time a worker may compute without being called the bottleneck.
+/// Of the time in which it had its CPU, a worker may compute without being called the bottleneck.
 const CPU_SHARE_MAX: f64 = 0.90;
 
 /// Of its time a worker may wait for its CPU.
@@ -56,12 +56,16 @@ pub struct Report {
     pub sent: u64,
     /// Whole answers, right or wrong.
     pub answered: u64,
-    /// Sent more than a millisecond late though a connection was free.
+    /// Sent more than a millisecond late though a connection was free, or would have been.
     pub late: u64,
-    /// Sent after waiting for a connection.
+    /// Sent after waiting for a connection, through no fault of the generator.
     pub waited: u64,
     /// Requests without a right answer.
     pub failures: Failures,
+    /// Of those, the ones that broke off (no connection, a reset, no HTTP) and have no latency:
+    /// thresholds take them as slower than all others.
+    #[serde(default)]
+    pub lost: u64,
     /// Answers by status.
     pub statuses: BTreeMap<u16, u64>,
     /// Answers by URL.
@@ -75,10 +79,13 @@ pub struct Report {
     pub latency_ns: Latency,
     /// From the sending, in nanoseconds.
     pub service_ns: Latency,
-    /// From due to sent where a connection was free, in nanoseconds: the generator's own delay.
+    /// From due to sent where no connection was lacking, in nanoseconds: the generator's own delay.
     pub lateness_ns: Latency,
     /// What the generator needed.
     pub generator: Generator,
+    /// Whether the rate and all thresholds were held; of `--steps` and `--find-max`.
+    #[serde(default)]
+    pub held: Option<bool>,
     /// Second by second.
     pub seconds: Vec<Second>,
     /// From the due time: V2 compressed, base64.
@@ -182,6 +189,9 @@ pub struct Generator {
     pub cpu_wait_share_max: f64,
     /// CPU microseconds per answer, over all workers.
     pub cpu_us_per_answer: f64,
+    /// It, or something else on its CPUs, held requests up: the figures are not the target's alone.
+    #[serde(default)]
+    pub bottleneck: bool,
     /// Why the figures may be the generator's rather than the target's. Empty is good.
     pub warnings: Vec<String>,
 }
@@ -270,6 +280,7 @@ impl Report {
             late: counts.late,
             waited: counts.waited,
             failures: counts.failures,
+            lost: counts.lost,
             statuses: (0..)
                 .zip(&counts.statuses)
                 .filter(|(_, count)| **count > 0)
@@ -290,13 +301,15 @@ impl Report {
                 cpu_share_max: 0.0,
                 cpu_wait_share_max: 0.0,
                 cpu_us_per_answer: 0.0,
+                bottleneck: false,
                 warnings: Vec::new(),
             },
+            held: None,
             seconds,
             corrected: outcome.corrected.clone(),
             service: outcome.service.clone(),
         };
-        report.judge_generator(outcome);
+        report.judge_generator(plan, outcome);
         report
     }
 
@@ -317,11 +330,12 @@ impl Report {
         // The last requests of a run are answered after its end: that is no shortfall. Having
         // queued for longer than a request takes is.
         let last_s = self.service_ns.p99 as f64 / 1e9;
-        self.answered as f64 >= due_rate * planned_s * RATE_SHARE_MIN
+        // What broke off has ended too, and counts as a failure.
+        (self.answered + self.lost) as f64 >= due_rate * planned_s * RATE_SHARE_MIN
             && self.elapsed_s <= planned_s / RATE_SHARE_MIN + last_s
     }
 
-    fn judge_generator(&mut self, outcome: &Outcome) {
+    fn judge_generator(&mut self, plan: &Plan, outcome: &Outcome) {
         let shares = |part: fn(&crate::cpu::Usage) -> u64| {
             outcome
                 .usages
@@ -334,7 +348,11 @@ impl Report {
         generator.cpu_share_max = shares(|usage| usage.ran);
         generator.cpu_wait_share_max = shares(|usage| usage.waited);
         generator.cpu_us_per_answer = ran as f64 / 1e3 / self.answered.max(1) as f64;
-        if generator.cpu_share_max > CPU_SHARE_MAX {
+        // Of the time in which it had its CPU. What spins is always busy.
+        let busy = outcome.usages.iter().map(|(usage, wall)| {
+            usage.ran as f64 / wall.saturating_sub(usage.waited).max(1) as f64
+        });
+        if plan.spin.is_zero() && busy.fold(0.0, f64::max) > CPU_SHARE_MAX {
             generator.warnings.push(format!(
                 "a worker computed {:.0}% of the time: the generator was at its limit. More \
                  threads, or a second machine, may show a faster target",
@@ -351,15 +369,16 @@ impl Report {
         let late = self.late as f64 / self.sent.max(1) as f64;
         if late > LATE_SHARE_MAX {
             generator.warnings.push(format!(
-                "{:.1}% of the requests left more than {} late though a connection was free: the \
+                "{:.1}% of the requests left more than {} late for no lack of a connection: the \
                  generator was the bottleneck",
                 late * 100.0,
                 units::show_nanos(LATE_NANOS)
             ));
         }
+        self.generator.bottleneck = !self.generator.warnings.is_empty();
         if let (false, Some(asked)) = (self.reached_rate() || outcome.interrupted, self.asked.rate)
         {
-            let others = !self.generator.warnings.is_empty();
+            let others = self.generator.bottleneck;
             self.generator.warnings.push(format!(
                 "{} were asked and {} achieved: {}",
                 units::show_rate(asked),
@@ -370,6 +389,61 @@ impl Report {
                     "the target, or too few connections, was the bottleneck"
                 }
             ));
+        }
+    }
+}
+
+#[cfg(test)]
+impl Report {
+    /// A run of an open loop in which nothing happened.
+    pub(crate) fn example(label: &str, rate: Option<f64>) -> Self {
+        let empty = crate::record::histogram();
+        Self {
+            tool: "test".to_owned(),
+            label: label.to_owned(),
+            started_unix_ms: 0,
+            asked: Asked {
+                r#loop: "open".to_owned(),
+                arrivals: None,
+                rate,
+                planned_s: None,
+                urls: Vec::new(),
+                connections: 1,
+                threads: 1,
+                pipeline: 1,
+                keep_alive: true,
+                warmup_s: 0.0,
+                timeout_s: 1.0,
+                seed: 1,
+            },
+            elapsed_s: 1.0,
+            achieved_rate: 0.0,
+            due_rate: None,
+            sent: 0,
+            answered: 0,
+            late: 0,
+            waited: 0,
+            failures: Default::default(),
+            lost: 0,
+            statuses: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            body_bytes: 0,
+            connections: Connections { opened: 0, closed_by_target: 0, failed: 0 },
+            latency_ns: Latency::default(),
+            service_ns: Latency::default(),
+            lateness_ns: Latency::default(),
+            generator: Generator {
+                driver: "epoll".to_owned(),
+                cpu_share_max: 0.0,
+                cpu_wait_share_max: 0.0,
+                cpu_us_per_answer: 0.0,
+                bottleneck: false,
+                warnings: Vec::new(),
+            },
+            held: None,
+            seconds: Vec::new(),
+            corrected: empty.clone(),
+            service: empty,
         }
     }
 }
@@ -385,10 +459,8 @@ fn asked_rate(plan: &Plan) -> Option<f64> {
         seconds += duration.as_secs_f64();
     }
     // A count may end it within the phases; then the mean of all of them is not what was asked.
-    match (plan.count, plan.length) {
-        (Some(count), Some(length)) if (count as f64) < requests && plan.warmup.is_zero() => {
-            Some(count as f64 / length.as_secs_f64())
-        }
+    match (plan.count, planned_s(plan)) {
+        (Some(count), Some(length)) if (count as f64) < requests => Some(count as f64 / length),
         _ => Some(requests / seconds),
     }
 }

@@ -14,9 +14,9 @@ use hdrhistogram::Histogram;
 
 use crate::cpu::{self, Usage};
 use crate::net;
-use crate::plan::Plan;
+use crate::plan::{Lane, Plan};
 use crate::record::{self, Counts, Interval};
-use crate::worker::{self, Control, Told, Totals};
+use crate::worker::{self, Control, Door, Told, Totals};
 
 /// From the last worker's being ready to the start, so that all of them are there in time.
 const START_DELAY: Duration = Duration::from_millis(5);
@@ -30,7 +30,7 @@ pub struct Outcome {
     pub corrected: Histogram<u64>,
     /// From the sending; equal to `corrected` in a closed loop.
     pub service: Histogram<u64>,
-    /// How late requests left when a connection was free.
+    /// How late requests left for no lack of a connection.
     pub lateness: Histogram<u64>,
     /// All workers'.
     pub counts: Counts,
@@ -56,7 +56,7 @@ pub fn run(
     if !plan.keep_alive {
         for lane in &plan.lanes {
             std::net::TcpStream::connect_timeout(&lane.address, plan.timeout)
-                .map_err(|error| unreachable_target(plan, &error))?;
+                .map_err(|error| unreachable_target(plan, lane, &error))?;
         }
     }
     let control = Arc::new(Control { stop: stop.clone(), ..Control::default() });
@@ -96,28 +96,35 @@ pub fn run(
     outcome
 }
 
-/// Waits for all workers' first connections. At least one for each worker must stand.
+/// Waits for all workers' first connections. At least one to each address must stand.
 fn wait_ready(plan: &Plan, told: &mpsc::Receiver<Told>) -> Result<&'static str, String> {
-    let (mut name, mut failed) = ("", None);
+    let mut name = "";
+    let mut doors: Vec<Door> = plan.lanes.iter().map(|_| Door::default()).collect();
     for _ in 0..plan.threads {
-        let Ok(Told::Ready { connected, refused, driver }) = told.recv() else {
-            return Err("a worker died before the start".to_owned());
-        };
-        name = driver;
-        if connected == 0
-            && let Some(error) = refused
-        {
-            failed = Some(error);
+        match told.recv() {
+            Ok(Told::Ready { doors: seen, driver }) => {
+                name = driver;
+                for (door, seen) in doors.iter_mut().zip(seen) {
+                    door.connected += seen.connected;
+                    door.refused = seen.refused.or(door.refused.take());
+                }
+            }
+            Ok(Told::Stuck(error)) => return Err(format!("cannot start: {error}")),
+            _ => return Err("a worker died before the start".to_owned()),
         }
     }
-    match failed {
-        Some(error) => Err(unreachable_target(plan, &error)),
-        None => Ok(name),
+    for (lane, door) in plan.lanes.iter().zip(doors) {
+        if let (0, Some(error)) = (door.connected, door.refused) {
+            return Err(unreachable_target(plan, lane, &error));
+        }
     }
+    Ok(name)
 }
 
-fn unreachable_target(plan: &Plan, error: &io::Error) -> String {
-    let urls: Vec<_> = plan.targets.iter().map(|target| target.url.as_str()).collect();
+fn unreachable_target(plan: &Plan, lane: &Lane, error: &io::Error) -> String {
+    let mut urls: Vec<_> =
+        lane.targets.iter().map(|&target| plan.targets[target].url.as_str()).collect();
+    urls.dedup();
     let why = match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
         io::ErrorKind::TimedOut => "no answer in time".to_owned(),
@@ -170,7 +177,7 @@ fn collect(
                 wall = wall.max(ran);
                 outcome.usages.push((usage, ran));
             }
-            Told::Ready { .. } => {}
+            Told::Ready { .. } | Told::Stuck(_) => {}
         }
     }
     seconds.take_complete(0, &mut |second| outcome.pass(second, watch));

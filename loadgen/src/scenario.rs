@@ -2,7 +2,7 @@
 //!
 //! ```toml
 //! connections = 64
-//! arrivals = "poisson"
+//! arrivals = "poisson"        # of phases only
 //! warmup = "5s"
 //!
 //! [[phases]]                  # leave them out and say `closed = true` for a closed loop
@@ -142,6 +142,11 @@ impl Scenario {
         let text = std::fs::read_to_string(path)
             .map_err(|error| format!("cannot read {}: {error}", path.display()))?;
         toml::from_str(&text).map_err(|error| format!("{}: {error}", path.display()))
+    }
+
+    /// Whether it says when requests are due.
+    pub fn has_phases(&self) -> bool {
+        !self.phases.is_empty()
     }
 
     /// The phases, steps taken apart.

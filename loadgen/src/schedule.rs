@@ -16,6 +16,9 @@ use std::time::Duration;
 
 use crate::random::Random;
 
+/// Rounding must not decide whether a whole place at the end of a phase belongs to the next one.
+const PLACE_TOLERANCE: f64 = 1e-6;
+
 /// How requests are spread within a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Arrivals {
@@ -53,7 +56,7 @@ pub struct Part {
     pub index: u64,
     /// How many of them there are.
     pub of: u64,
-    /// At most so many, over all of them.
+    /// At most so many after the warm-up, over all of them.
     pub count: Option<u64>,
 }
 
@@ -68,6 +71,10 @@ pub struct Schedule {
     place: f64,
     /// Requests taken.
     taken: u64,
+    /// What is due before does not count: nanoseconds from the start.
+    warm: u64,
+    /// How many more may be taken that are due later.
+    left: u64,
     piece: usize,
     next: Option<u64>,
 }
@@ -83,8 +90,15 @@ struct Piece {
 }
 
 impl Schedule {
-    /// Due times of `part` of the `phases`; `seed` is for Poisson arrivals.
-    pub fn new(phases: &[Phase], arrivals: Arrivals, part: Part, seed: u64) -> Self {
+    /// Due times of `part` of the `phases`; `seed` is for Poisson arrivals. What is due within `warmup`
+    /// comes on top of the part's count.
+    pub fn new(
+        phases: &[Phase],
+        arrivals: Arrivals,
+        part: Part,
+        seed: u64,
+        warmup: Duration,
+    ) -> Self {
         let (mut begins_s, mut expected) = (0.0, 0.0);
         let mut pieces = Vec::with_capacity(phases.len());
         for phase in phases {
@@ -109,9 +123,19 @@ impl Schedule {
             begins_s += seconds;
             expected += requests;
         }
+        // The first place after the warm-up, which is the first phase, goes to this one.
+        let first = match (arrivals, pieces.first()) {
+            (Arrivals::Constant, Some(piece)) if !warmup.is_zero() => {
+                (piece.expected_after - PLACE_TOLERANCE).ceil() as u64 % part.of
+            }
+            _ => 0,
+        };
+        let turn = (part.index + part.of - first) % part.of;
         let mut schedule = Self {
             pieces,
             arrivals,
+            left: part.count.map_or(u64::MAX, |count| quota(count, turn, part.of)),
+            warm: warmup.as_nanos() as u64,
             part,
             random: Random::new(seed),
             place: 0.0,
@@ -136,6 +160,9 @@ impl Schedule {
     pub fn take(&mut self, now: u64) -> Option<u64> {
         let due = self.next.filter(|&due| due <= now)?;
         self.taken += 1;
+        if due >= self.warm {
+            self.left -= 1;
+        }
         self.place = match self.arrivals {
             // Counted, not summed up: no error grows.
             Arrivals::Constant => (self.part.index + self.taken * self.part.of) as f64,
@@ -160,14 +187,9 @@ impl Schedule {
     }
 
     fn due(&mut self) -> Option<u64> {
-        let Part { index, of, count, .. } = self.part;
-        // Numbers index, index + of, ... below count: the same split for both kinds of arrivals.
-        if count.is_some_and(|count| index + self.taken * of >= count) {
-            return None;
-        }
         // A whole place at the very end belongs to the time after: a second at 10/s has requests
-        // 0 to 9. Rounding must not decide that, hence the tolerance.
-        while self.place >= self.pieces.get(self.piece)?.expected_after - 1e-6 {
+        // 0 to 9.
+        while self.place >= self.pieces.get(self.piece)?.expected_after - PLACE_TOLERANCE {
             self.piece += 1;
         }
         let piece = self.pieces[self.piece];
@@ -175,8 +197,14 @@ impl Schedule {
         // The stable form of the quadratic's root; with no slope it is within / rate.
         let root = (piece.rate * piece.rate + 2.0 * piece.slope * within).max(0.0).sqrt();
         let seconds = if within == 0.0 { 0.0 } else { 2.0 * within / (piece.rate + root) };
-        Some(((piece.begins_s + seconds) * 1e9).round() as u64)
+        let due = ((piece.begins_s + seconds) * 1e9).round() as u64;
+        (due < self.warm || self.left > 0).then_some(due)
     }
+}
+
+/// How many of the numbers `index`, `index + of` and so on are below `count`.
+pub fn quota(count: u64, index: u64, of: u64) -> u64 {
+    count.saturating_add(of - 1).saturating_sub(index) / of
 }
 
 #[cfg(test)]
@@ -196,7 +224,7 @@ mod tests {
     #[test]
     fn constant_is_even_and_exact() {
         let phases = [Phase::hold(1_000.0, seconds(3))];
-        let dues = all(Schedule::new(&phases, Arrivals::Constant, WHOLE, 0));
+        let dues = all(Schedule::new(&phases, Arrivals::Constant, WHOLE, 0, Duration::ZERO));
         assert_eq!(dues.len(), 3_000);
         assert!(dues.iter().enumerate().all(|(k, &due)| due == k as u64 * 1_000_000));
     }
@@ -205,7 +233,7 @@ mod tests {
     #[test]
     fn no_error_grows() {
         let phases = [Phase::hold(333.3, seconds(3_600))];
-        let dues = all(Schedule::new(&phases, Arrivals::Constant, WHOLE, 0));
+        let dues = all(Schedule::new(&phases, Arrivals::Constant, WHOLE, 0, Duration::ZERO));
         assert_eq!(dues.len(), 1_199_880);
         let last = (1_199_879.0_f64 / 333.3 * 1e9).round() as u64;
         assert!(dues[dues.len() - 1].abs_diff(last) <= 1);
@@ -216,11 +244,11 @@ mod tests {
     fn parts_make_the_whole() {
         let phases =
             [Phase::hold(700.0, seconds(2)), Phase { from: 700.0, to: 90.0, duration: seconds(3) }];
-        let whole = all(Schedule::new(&phases, Arrivals::Constant, WHOLE, 0));
+        let whole = all(Schedule::new(&phases, Arrivals::Constant, WHOLE, 0, Duration::ZERO));
         let mut parts: Vec<u64> = (0..3)
             .flat_map(|index| {
                 let part = Part { index, of: 3, ..WHOLE };
-                all(Schedule::new(&phases, Arrivals::Constant, part, 0))
+                all(Schedule::new(&phases, Arrivals::Constant, part, 0, Duration::ZERO))
             })
             .collect();
         parts.sort_unstable();
@@ -231,7 +259,7 @@ mod tests {
     #[test]
     fn ramps_follow_the_curve() {
         let phases = [Phase { from: 0.0, to: 100.0, duration: seconds(10) }];
-        let dues = all(Schedule::new(&phases, Arrivals::Constant, WHOLE, 0));
+        let dues = all(Schedule::new(&phases, Arrivals::Constant, WHOLE, 0, Duration::ZERO));
         assert_eq!(dues.len(), 500);
         for (k, due) in dues.iter().enumerate() {
             let expected = (k as f64 / 5.0).sqrt() * 1e9;
@@ -246,7 +274,7 @@ mod tests {
             Phase::hold(0.0, seconds(5)),
             Phase::hold(10.0, seconds(1)),
         ];
-        let dues = all(Schedule::new(&phases, Arrivals::Constant, WHOLE, 0));
+        let dues = all(Schedule::new(&phases, Arrivals::Constant, WHOLE, 0, Duration::ZERO));
         assert_eq!(dues.len(), 20);
         assert_eq!(dues[9], 900_000_000);
         assert_eq!(dues[10], 6_000_000_000);
@@ -259,10 +287,37 @@ mod tests {
             let sent: usize = (0..4)
                 .map(|index| {
                     let part = Part { share: 1.0, index, of: 4, count: Some(1_001) };
-                    all(Schedule::new(&phases, arrivals, part, index)).len()
+                    all(Schedule::new(&phases, arrivals, part, index, Duration::ZERO)).len()
                 })
                 .sum();
             assert_eq!(sent, 1_001, "{arrivals:?}");
+        }
+    }
+
+    /// The warm-up comes on top, whatever the workers' number and wherever their turns fall.
+    #[test]
+    fn a_count_is_of_what_comes_after_the_warm_up() {
+        let warmup = Duration::from_millis(1_333);
+        let phases = [Phase::hold(50.0, Some(warmup)), Phase::hold(50.0, None)];
+        for arrivals in [Arrivals::Constant, Arrivals::Poisson] {
+            for (of, count) in [(1, 20), (3, 20), (4, 2), (5, 1)] {
+                let mut dues: Vec<u64> = (0..of)
+                    .flat_map(|index| {
+                        let part = Part { share: 1.0, index, of, count: Some(count) };
+                        all(Schedule::new(&phases, arrivals, part, index, warmup))
+                    })
+                    .collect();
+                dues.sort_unstable();
+                let warm = dues.iter().filter(|due| **due < 1_333_000_000).count();
+                assert_eq!(dues.len() - warm, count as usize, "{arrivals:?} {of}");
+                if arrivals == Arrivals::Constant {
+                    // Places 0 to 66 are due before; what follows has no holes.
+                    let whole = (0..67 + count).map(|place| place * 20_000_000);
+                    assert_eq!(dues, whole.collect::<Vec<_>>(), "{of}");
+                } else {
+                    assert!((40..95).contains(&warm), "{warm}");
+                }
+            }
         }
     }
 
@@ -270,7 +325,7 @@ mod tests {
     fn poisson_has_the_rate_and_the_spread() {
         let phases = [Phase::hold(1_000.0, seconds(100))];
         let part = Part { share: 0.5, index: 1, of: 2, count: None };
-        let dues = all(Schedule::new(&phases, Arrivals::Poisson, part, 3));
+        let dues = all(Schedule::new(&phases, Arrivals::Poisson, part, 3, Duration::ZERO));
         // 25,000 expected, standard deviation 158.
         assert!((24_200..25_800).contains(&dues.len()), "{}", dues.len());
         let gaps: Vec<f64> = dues.windows(2).map(|pair| (pair[1] - pair[0]) as f64).collect();
@@ -278,14 +333,14 @@ mod tests {
         let variance = gaps.iter().map(|gap| (gap - mean).powi(2)).sum::<f64>() / gaps.len() as f64;
         let spread = variance.sqrt() / mean;
         assert!((0.95..1.05).contains(&spread), "exponential gaps spread by their mean: {spread}");
-        let again = all(Schedule::new(&phases, Arrivals::Poisson, part, 3));
+        let again = all(Schedule::new(&phases, Arrivals::Poisson, part, 3, Duration::ZERO));
         assert_eq!(dues, again, "the same seed repeats");
     }
 
     #[test]
     fn only_what_is_due_is_taken() {
         let phases = [Phase::hold(10.0, seconds(1))];
-        let mut schedule = Schedule::new(&phases, Arrivals::Constant, WHOLE, 0);
+        let mut schedule = Schedule::new(&phases, Arrivals::Constant, WHOLE, 0, Duration::ZERO);
         assert_eq!(schedule.take(0), Some(0));
         assert_eq!(schedule.take(99_999_999), None);
         assert_eq!(schedule.peek(), Some(100_000_000));

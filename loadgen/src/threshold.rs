@@ -1,4 +1,7 @@
 //! `p99<20ms`, `errors<0.1%`, `rate>9.9k`: what a run must hold. Pure.
+//!
+//! A latency is judged over all requests. One that broke off (no connection, a reset) has none, and
+//! counts as slower than any: else p99 would hold for a target that resets half of its connections.
 
 use hdrhistogram::Histogram;
 
@@ -125,17 +128,32 @@ impl Threshold {
         }
     }
 
-    /// What the report has there, for people.
+    /// Whether it is about failed requests.
+    pub fn judges_errors(&self) -> bool {
+        matches!(self.metric, Metric::ErrorShare | Metric::Errors)
+    }
+
+    /// What the report has there, for people; beside a latency also how many requests failed.
     pub fn shown(&self, report: &Report) -> String {
-        if self.histogram(report).is_some_and(Histogram::is_empty) {
-            return "no answer".to_owned();
-        }
+        let Some(histogram) = self.histogram(report) else {
+            let value = self.value(report);
+            return match self.metric {
+                Metric::ErrorShare => format!("{:.3}%", value * 100.0),
+                Metric::Rate => units::show_rate(value),
+                _ => units::show_count(value as u64),
+            };
+        };
         let value = self.value(report);
-        match self.metric {
-            Metric::Quantile { .. } | Metric::Mean { .. } => units::show_nanos(value as u64),
-            Metric::ErrorShare => format!("{:.3}%", value * 100.0),
-            Metric::Errors => units::show_count(value as u64),
-            Metric::Rate => units::show_rate(value),
+        let shown = if histogram.is_empty() {
+            "no answer".to_owned()
+        } else if value.is_infinite() {
+            format!("never: {} requests broke off", units::show_count(report.lost))
+        } else {
+            units::show_nanos(value as u64)
+        };
+        match report.failures.total() {
+            0 => shown,
+            _ => format!("{shown}; {:.3}% of the requests failed", report.error_share() * 100.0),
         }
     }
 
@@ -153,8 +171,9 @@ impl Threshold {
         let histogram = self.histogram(report);
         match self.metric {
             Metric::Quantile { quantile, .. } => {
-                histogram.map_or(0.0, |it| it.value_at_quantile(quantile) as f64)
+                histogram.map_or(0.0, |it| value_at(it, report.lost, quantile))
             }
+            Metric::Mean { .. } if report.lost > 0 => f64::INFINITY,
             Metric::Mean { .. } => histogram.map_or(0.0, Histogram::mean),
             // With nothing asked and nothing answered, nothing was held.
             Metric::ErrorShare => report.error_share(),
@@ -164,9 +183,23 @@ impl Threshold {
     }
 }
 
+/// The quantile over what `histogram` holds and `lost` more that took for ever.
+fn value_at(histogram: &Histogram<u64>, lost: u64, quantile: f64) -> f64 {
+    let timed = histogram.len() as f64;
+    // As the histogram counts: the first value that so many requests do not exceed.
+    let rank = (quantile * (timed + lost as f64) - 1e-6).ceil();
+    if rank > timed {
+        return f64::INFINITY;
+    }
+    // In the middle between two ranks, so that rounding cannot choose the next one.
+    let of_timed = if lost == 0 { quantile } else { ((rank - 0.5) / timed).max(0.0) };
+    histogram.value_at_quantile(of_timed) as f64
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::record::Failures;
 
     #[test]
     fn thresholds_parse() {
@@ -199,5 +232,39 @@ mod tests {
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }
+    }
+
+    /// Of a hundred requests ten take 1 ms to 10 ms, the others less; some more break off.
+    #[test]
+    fn what_broke_off_was_slow() {
+        let mut report = Report::example("x", Some(100.0));
+        for ms in 1..=100 {
+            let nanos = if ms > 90 { (ms - 90) * 1_000_000 } else { 500_000 };
+            report.corrected.record(nanos).unwrap();
+        }
+        report.answered = 100;
+        let judge = |report: &Report, text: &str| {
+            let threshold = text.parse::<Threshold>().unwrap();
+            (threshold.holds(report), threshold.shown(report))
+        };
+        assert_eq!(judge(&report, "p90<1ms"), (true, "500 µs".to_owned()));
+        report.lost = 1;
+        report.failures.reset = 1;
+        // Now 91 of 101 must be below.
+        let (holds, shown) = judge(&report, "p90<900us");
+        assert!(!holds && shown == "1.00 ms; 0.990% of the requests failed", "{shown}");
+        assert!(judge(&report, "p99<11ms").0);
+        assert!(!judge(&report, "max<1h").0);
+        assert!(!judge(&report, "mean<1h").0);
+        report.lost = 2;
+        report.failures.reset = 2;
+        let (holds, shown) = judge(&report, "p99<1h");
+        assert!(!holds, "{shown}");
+        assert_eq!(shown, "never: 2 requests broke off; 1.961% of the requests failed");
+        assert!(judge(&report, "p98<11ms").0);
+        // A wrong status has its latency; the share that failed stands beside it.
+        report.lost = 0;
+        report.failures = Failures { status: 2, ..Failures::default() };
+        assert!(judge(&report, "p99<11ms").1.ends_with("; 2.000% of the requests failed"));
     }
 }

@@ -19,6 +19,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -34,8 +35,8 @@ use crate::cpu::Usage;
 use crate::net::{self, Alarm, Edge, Socket, Watch};
 use crate::plan::{Load, Plan};
 use crate::random::Random;
-use crate::record::{Counts, Failure, Interval, Recorder};
-use crate::schedule::{Arrivals, Schedule};
+use crate::record::{Counts, Failure, Interval, LATE_NANOS, Recorder};
+use crate::schedule::{Arrivals, Schedule, quota};
 use crate::target::{HashWanted, Target};
 
 /// Read at once, in bytes; also the largest head.
@@ -62,8 +63,9 @@ const LAST_TICK: Duration = Duration::from_millis(2);
 /// How long the end waits for connections to close.
 const CLOSE_WAIT: Duration = Duration::from_millis(200);
 
-/// A look after the schedule when no connection was free, in case none frees: nanoseconds.
-const BACKLOG_LOOK: u64 = 50_000_000;
+/// A look after the schedule when no connection was free, in case none frees, and to see whether this
+/// thread still keeps time: nanoseconds.
+const BACKLOG_LOOK: u64 = 5_000_000;
 
 /// What is answered so soon after the end belongs to the run's last second: nanoseconds.
 const LAST_ANSWERS: u64 = 100_000_000;
@@ -84,17 +86,26 @@ pub struct Control {
 pub enum Told {
     /// Before the start.
     Ready {
-        /// Connections that stand.
-        connected: usize,
-        /// Why the last one that does not, does not.
-        refused: Option<io::Error>,
+        /// Of each lane.
+        doors: Vec<Door>,
         /// `io_uring` or `epoll`.
         driver: &'static str,
     },
+    /// It cannot even begin.
+    Stuck(io::Error),
     /// A second has passed.
     Second(Box<Interval>),
     /// The end.
     Done(Box<Totals>),
+}
+
+/// What the first tries to connect to an address came to.
+#[derive(Debug, Default)]
+pub struct Door {
+    /// Connections that stand.
+    pub connected: usize,
+    /// Why the last one that does not, does not.
+    pub refused: Option<io::Error>,
 }
 
 /// A worker's whole run.
@@ -102,7 +113,7 @@ pub enum Told {
 pub struct Totals {
     /// Counts.
     pub counts: Counts,
-    /// How late requests left when a connection was free.
+    /// How late requests left for no lack of a connection.
     pub lateness: Histogram<u64>,
     /// The last answer, in nanoseconds from the start.
     pub last: u64,
@@ -123,7 +134,7 @@ pub fn run(
     let mut runtime = match net::Runtime::new(plan.driver) {
         Ok(runtime) => runtime,
         Err(error) => {
-            let _ = tell.send(Told::Ready { connected: 0, refused: Some(error), driver: "none" });
+            let _ = tell.send(Told::Stuck(error));
             return;
         }
     };
@@ -132,7 +143,7 @@ pub fn run(
         match Worker::new(plan, index, control) {
             Ok(worker) => worker.work(bell, driver, tell).await,
             Err(error) => {
-                let _ = tell.send(Told::Ready { connected: 0, refused: Some(error), driver });
+                let _ = tell.send(Told::Stuck(error));
             }
         }
     });
@@ -148,7 +159,8 @@ struct Worker {
     watch: Watch,
     /// Slots whose first try to connect has ended.
     settled: Cell<usize>,
-    refused: RefCell<Option<io::Error>>,
+    /// For each lane why the last connection that could not be had could not.
+    refused: RefCell<Vec<Option<io::Error>>>,
     /// Connection tasks that still run.
     tasks: Cell<usize>,
 }
@@ -179,18 +191,22 @@ struct LaneState {
     pace: Pace,
     targets: Vec<usize>,
     /// Running sums of weights; empty for a single target.
-    weights: Vec<u32>,
+    weights: Vec<u64>,
     /// Slots with room for a request. May name a slot twice or in vain: `Slot::idle` decides.
     idle: VecDeque<usize>,
     idle_count: usize,
     alarm: Rc<Alarm>,
-    /// The alarm is set to the next due time.
+    /// The alarm is set to the next due time; else to a look after the backlog.
     armed: bool,
+    /// When the alarm is to ring, or when it was set if that had passed.
+    wake_at: u64,
+    /// What was due then waited because this thread did not run, not for a connection.
+    stall: Range<u64>,
 }
 
 enum Pace {
     Open(Box<Schedule>),
-    /// Requests left.
+    /// Requests left after the warm-up.
     Closed(u64),
 }
 
@@ -282,19 +298,23 @@ impl Worker {
                 Load::Closed => Pace::Closed(match part.count {
                     _ if connections == 0 => 0,
                     None => u64::MAX,
-                    Some(count) => (count + part.of - 1).saturating_sub(part.index) / part.of,
+                    Some(count) => quota(count, part.index, part.of),
                 }),
-                Load::Open { .. } if connections == 0 => {
-                    Pace::Open(Box::new(Schedule::new(&[], Arrivals::Constant, part, 0)))
-                }
+                Load::Open { .. } if connections == 0 => Pace::Open(Box::new(Schedule::new(
+                    &[],
+                    Arrivals::Constant,
+                    part,
+                    0,
+                    Duration::ZERO,
+                ))),
                 Load::Open { phases, arrivals } => {
                     let seed = seed.wrapping_add(1_000_000_007 * number as u64);
-                    Pace::Open(Box::new(Schedule::new(phases, *arrivals, part, seed)))
+                    Pace::Open(Box::new(Schedule::new(phases, *arrivals, part, seed, plan.warmup)))
                 }
             };
-            let mut sum = 0;
+            let mut sum = 0_u64;
             let weights = lane.targets.iter().map(|&target| {
-                sum += plan.targets[target].weight;
+                sum += u64::from(plan.targets[target].weight);
                 sum
             });
             lanes.push(LaneState {
@@ -305,6 +325,8 @@ impl Worker {
                 idle_count: 0,
                 alarm: Rc::new(Alarm::new()?),
                 armed: false,
+                wake_at: u64::MAX,
+                stall: 0..0,
             });
             slots.extend((0..connections).map(|_| Slot { lane: number, ..Slot::default() }));
         }
@@ -328,6 +350,7 @@ impl Worker {
             slots,
             plan: plan.clone(),
         };
+        let refused = state.lanes.iter().map(|_| None).collect();
         Ok(Rc::new(Self {
             wakes: state.slots.iter().map(|_| Wake::default()).collect(),
             watch: Watch::new()?,
@@ -335,7 +358,7 @@ impl Worker {
             plan,
             control,
             settled: Cell::new(0),
-            refused: RefCell::default(),
+            refused: RefCell::new(refused),
             tasks: Cell::new(0),
         }))
     }
@@ -344,13 +367,12 @@ impl Worker {
         let bell = match Socket::new(bell) {
             Ok(bell) => bell,
             Err(error) => {
-                let _ = tell.send(Told::Ready { connected: 0, refused: Some(error), driver });
+                let _ = tell.send(Told::Stuck(error));
                 return;
             }
         };
         self.connect_all().await;
-        let (connected, refused) = (self.state.borrow().connected, self.refused.take());
-        let _ = tell.send(Told::Ready { connected, refused, driver });
+        let _ = tell.send(Told::Ready { doors: self.doors(), driver });
         let _ = bell.readable().await;
         let start = self.control.start.load(Ordering::Acquire);
         if start > 0 {
@@ -392,6 +414,20 @@ impl Worker {
                 net::sleep(Duration::from_millis(1)).await;
             }
         }
+    }
+
+    fn doors(&self) -> Vec<Door> {
+        let state = self.state.borrow();
+        let mut doors: Vec<_> = self
+            .refused
+            .borrow_mut()
+            .iter_mut()
+            .map(|refused| Door { connected: 0, refused: refused.take() })
+            .collect();
+        for slot in state.slots.iter().filter(|slot| slot.socket.is_some()) {
+            doors[slot.lane].connected += 1;
+        }
+        doors
     }
 
     async fn wait_until(&self, at: u64) {
@@ -504,7 +540,7 @@ impl Worker {
             let socket = match connected {
                 Ok(socket) => Rc::new(socket),
                 Err(error) => {
-                    self.refuse(assigned, error);
+                    self.refuse(slot, assigned, error);
                     net::sleep(pause).await;
                     pause = (pause * 2).min(RECONNECT_PAUSE_MAX);
                     continue;
@@ -566,7 +602,7 @@ impl Worker {
                 let lane = state.slots[slot].lane;
                 if let Some(due) = state.next_due(lane, now) {
                     state.unrest(slot);
-                    let waited = state.lanes[lane].idle_count == 0;
+                    let waited = state.waited(lane, due);
                     return Some(state.depart(lane, due, now, waited));
                 }
                 state.rest(slot);
@@ -575,14 +611,14 @@ impl Worker {
         }
     }
 
-    fn refuse(&self, assigned: Option<Flight>, error: io::Error) {
+    fn refuse(&self, slot: usize, assigned: Option<Flight>, error: io::Error) {
         let mut state = self.state.borrow_mut();
         state.recorder.counts.connections_failed += 1;
         if let Some(flight) = assigned {
             state.in_flight -= 1;
-            state.fail(&flight, Failure::Connect);
+            state.fail(&flight, Failure::Connect, None);
         }
-        *self.refused.borrow_mut() = Some(error);
+        self.refused.borrow_mut()[state.slots[slot].lane] = Some(error);
     }
 
     fn open(self: &Rc<Self>, slot: usize, socket: Rc<Socket>, assigned: Option<Flight>) {
@@ -607,7 +643,7 @@ impl Worker {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         state.connected -= 1;
-        state.lose(slot, Failure::Reset);
+        state.lose(slot, Failure::Reset, None);
         state.slots[slot].socket = None;
         state.unrest(slot);
         state.slots[slot].answered
@@ -647,17 +683,20 @@ impl Worker {
                 return None;
             }
             let now = net::now();
+            state.notice_stall(lane, now);
             let next = match &state.lanes[lane].pace {
                 Pace::Open(schedule) => state.start + schedule.peek()?,
                 Pace::Closed(_) => return None,
             };
             if next > now {
                 state.lanes[lane].armed = true;
+                state.lanes[lane].wake_at = next;
                 return Some(next);
             }
             let Some(slot) = state.wake_idle(lane) else {
                 // A connection that frees takes what is due, and sets the alarm when it is idle.
                 state.lanes[lane].armed = false;
+                state.lanes[lane].wake_at = now + BACKLOG_LOOK;
                 return Some(now + BACKLOG_LOOK);
             };
             let Some(due) = state.next_due(lane, now) else { continue };
@@ -691,7 +730,7 @@ impl Worker {
                 state.rest(slot);
                 break;
             };
-            let waited = state.lanes[lane].idle_count == 0;
+            let waited = state.waited(lane, due);
             let flight = state.depart(lane, due, now, waited);
             state.slots[slot].flights.push_back(flight);
             let bytes = &self.plan.targets[flight.target].bytes;
@@ -831,7 +870,7 @@ impl Worker {
                     }
                 }
                 Err(_) => {
-                    state.lose(slot, Failure::Mismatch);
+                    state.lose(slot, Failure::Mismatch, None);
                     return Fate::Lost;
                 }
             }
@@ -840,7 +879,7 @@ impl Worker {
         carry.clear();
         carry.extend_from_slice(&buffer[at..filled]);
         if carry.len() == READ_BYTES {
-            state.lose(slot, Failure::Mismatch); // A head that does not end.
+            state.lose(slot, Failure::Mismatch, None); // A head that does not end.
             return Fate::Lost;
         }
         self.feed(state, slot, now);
@@ -854,14 +893,38 @@ impl State {
         if !self.running {
             return None;
         }
+        self.notice_stall(lane, now);
         match &mut self.lanes[lane].pace {
             Pace::Open(schedule) => Some(self.start + schedule.take(now - self.start)?),
             Pace::Closed(left) if *left > 0 && now < self.end => {
-                *left -= 1;
+                if now >= self.warm {
+                    *left -= 1;
+                }
                 Some(now)
             }
             Pace::Closed(_) => None,
         }
+    }
+
+    /// An alarm that is heard late tells that this thread stood still: something else had its CPU, or
+    /// it had too much to do. What came due meanwhile, and for as long again, while it catches up,
+    /// is the generator's fault even though no connection is free when its turn comes.
+    fn notice_stall(&mut self, lane: usize, now: u64) {
+        let lane = &mut self.lanes[lane];
+        if now > lane.wake_at.saturating_add(LATE_NANOS) {
+            let (from, to) = (lane.wake_at, now + (now - lane.wake_at));
+            // Another one while it still catches up is the same one.
+            lane.stall = match lane.stall.contains(&from) {
+                true => lane.stall.start..lane.stall.end.max(to),
+                false => from..to,
+            };
+        }
+    }
+
+    /// Whether what was due then has waited for a connection, and for nothing else.
+    fn waited(&self, lane: usize, due: u64) -> bool {
+        let lane = &self.lanes[lane];
+        lane.idle_count == 0 && !lane.stall.contains(&due)
     }
 
     /// Chooses what to send, and writes down that it leaves.
@@ -870,8 +933,8 @@ impl State {
         let target = match lane.weights.last() {
             None => lane.targets[0],
             Some(&sum) => {
-                let point = ((self.random.draw() >> 32) * u64::from(sum)) >> 32;
-                lane.targets[lane.weights.partition_point(|&below| u64::from(below) <= point)]
+                let point = (u128::from(self.random.draw()) * u128::from(sum)) >> 64;
+                lane.targets[lane.weights.partition_point(|&below| u128::from(below) <= point)]
             }
         };
         if due >= self.warm {
@@ -920,17 +983,24 @@ impl State {
         answer.keep_alive && self.plan.keep_alive && self.slots[slot].unsent.is_none()
     }
 
-    fn fail(&mut self, flight: &Flight, failure: Failure) {
-        if flight.due >= self.warm {
-            self.recorder.failed(failure, 1);
+    /// `waited_until`: its time counts, for it was waited for until then. What broke off earlier has
+    /// no time: counting it would make a target that resets at once look fast.
+    fn fail(&mut self, flight: &Flight, failure: Failure, waited_until: Option<u64>) {
+        if flight.due < self.warm {
+            return;
         }
+        match waited_until {
+            Some(now) => self.recorder.took(flight.due, flight.sent, now),
+            None => self.recorder.counts.lost += 1,
+        }
+        self.recorder.failed(failure, 1);
     }
 
-    /// Everything on the connection has failed.
-    fn lose(&mut self, slot: usize, failure: Failure) {
+    /// Everything on the connection has failed; see [`State::fail`].
+    fn lose(&mut self, slot: usize, failure: Failure, waited_until: Option<u64>) {
         while let Some(flight) = self.slots[slot].flights.pop_front() {
             self.in_flight -= 1;
-            self.fail(&flight, failure);
+            self.fail(&flight, failure, waited_until);
         }
         let slot = &mut self.slots[slot];
         slot.reader = Reader::default();
@@ -952,6 +1022,7 @@ impl State {
         {
             lane.alarm.set((self.start + due).max(1));
             lane.armed = true;
+            lane.wake_at = (self.start + due).max(net::now());
         }
     }
 
@@ -988,13 +1059,7 @@ impl State {
             if oldest.sent.saturating_add(timeout) > now {
                 continue;
             }
-            for at in 0..slot.flights.len() {
-                let Flight { due, sent, .. } = self.slots[index].flights[at];
-                if due >= self.warm {
-                    self.recorder.took(due, sent, now);
-                }
-            }
-            self.lose(index, Failure::Timeout);
+            self.lose(index, Failure::Timeout, Some(now));
             self.last = now;
             if let Some(socket) = &self.slots[index].socket {
                 socket.shut(); // Its task wakes, and connects anew.
@@ -1029,13 +1094,7 @@ impl State {
     /// The run is over, and these were never answered.
     fn write_off(&mut self, now: u64) {
         for index in 0..self.slots.len() {
-            for at in 0..self.slots[index].flights.len() {
-                let Flight { due, sent, .. } = self.slots[index].flights[at];
-                if due >= self.warm {
-                    self.recorder.took(due, sent, now);
-                }
-            }
-            self.lose(index, Failure::Unfinished);
+            self.lose(index, Failure::Unfinished, Some(now));
         }
         let (start, warm, until) = (self.start, self.warm, now.min(self.end));
         for lane in &mut self.lanes {

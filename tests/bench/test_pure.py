@@ -3,13 +3,14 @@
 import itertools
 import json
 import os
+import shlex
 import threading
 from pathlib import Path
 
 import pytest
 from conftest import script
-from versus import campaign, figures, machine, measure, process, readme, results, rivals, scenario
-from versus import table
+from versus import campaign, complete, figures, machine, measure, process, readme, results, rivals
+from versus import scenario, table
 from versus.measure import Bench
 from versus.results import Campaign, Figures, Row
 
@@ -95,10 +96,10 @@ def figures_of(cpu_us: float, **others) -> Figures:
     plain = dict.fromkeys(
         ("requests", "errors", "wall_s", "cpu_s", "cpu_share", "rate", "body_bytes",
          "mib_per_cpu_s", "origin_connections", "client_connections", "load_cpu_share",
-         "load_wait_share", "origin_cpu_share", "late_share", "others_share", "stolen_share"),
+         "load_wait_share", "origin_cpu_share", "others_share", "stolen_share"),
         1,
     )
-    return Figures(**{**plain, "cpu_us": cpu_us, **others})
+    return Figures(**{**plain, "late_share": 0.0, "cpu_us": cpu_us, **others})
 
 
 def campaign_of(rows: list[Row]) -> Campaign:
@@ -177,11 +178,44 @@ def test_the_table_tells_figures_ratios_and_doubts():
 
 
 def test_the_summary_says_what_was_missed():
-    assert "| 0.75 (0.50–1.00) | 0.80 |" in table.summary(campaign_of(ROWS))
+    assert "| 0.75 (0.50–1.00) | 0.80 |" in table.summary(campaign_of(ROWS), "")
     slower = [row("outrigger", 1, 30), *ROWS[1:3]]
-    text = table.summary(campaign_of(slower))
+    text = table.summary(campaign_of(slower), "bench/versus/report FILE")
     assert "| 1.50 | 0.80: **missed** |" in text
-    assert "bench/versus/run" in text
+    assert "bench/versus/run\nbench/versus/report FILE\n" in text
+
+
+def test_a_figure_that_the_generator_spoilt_is_marked():
+    def late(proxy: str, number: int, share: float) -> Row:
+        return row(
+            proxy, number, 5, late_share=share, p50_us=40, p99_us=80, load_cpu_share=0.4,
+            load_wait_share=0.1,
+        )
+
+    rows = [
+        late("outrigger", 1, 0.0), late("nginx", 1, 0.02), late("haproxy", 1, 0.2),
+        late("outrigger", 2, 0.0), late("nginx", 2, 0.0), late("haproxy", 2, 0.2),
+        late("outrigger", 3, 0.02), late("nginx", 3, 0.0), late("haproxy", 3, 0.0),
+    ]
+    about = campaign_of(rows)
+    about.scenarios["get"]["rate"] = "5k"
+    text = table.summary(about, "")
+    # One late round of three is no half; 20 % late requests move even a median.
+    assert "| GET: p50, µs | 40.0 | 40.0 | 40.0 † | 1.00 (1.00–1.00) † |" in text
+    assert "| GET: p99, µs | 80.0 | 80.0 | 80.0 † | 1.00 (1.00–1.00) † |" in text
+    # CPU time does not depend on it.
+    assert "| GET: CPU per request, µs | 5.00 | 5.00 | 5.00 | 1.00 (1.00–1.00) |" in text
+    assert "- † in half of its rounds" in text
+    assert "- generator late: 4 of 9 measurements" in text
+    text = table.full(about)
+    assert "| GET: p50, µs | 40.0 (40.0–40.0) | 40.0 (40.0–40.0) | 40.0 (40.0–40.0) † |" in text
+    assert "| GET: p50, µs | 1.00 (1.00–1.00) † | 1.00 (1.00–1.00) | 1.00 (1.00–1.00) † |" in text
+    assert "- get, generator late: nginx 1/3, haproxy 2/3, outrigger 1/3" in text
+    # One that was always busy could not even see when it was late.
+    busy = [row("outrigger", 1, 5, p50_us=40, load_cpu_share=0.7, load_wait_share=0.25)]
+    assert "generator late: outrigger 1/1" in table.full(campaign_of(busy))
+    quiet = campaign_of([late("outrigger", 1, 0.0), late("nginx", 1, 0.0)])
+    assert "†" not in table.full(quiet) + table.summary(quiet, "")
 
 
 def test_the_readme_is_written_between_its_marks(tmp_path):
@@ -195,8 +229,64 @@ def test_the_readme_is_written_between_its_marks(tmp_path):
             readme.between(broken, "new")
 
 
-def test_our_readme_has_the_marks():
-    readme.between((rivals.ROOT / "README.md").read_text(), "")
+def test_our_readme_has_the_table_of_the_rows_that_it_names(tmp_path, monkeypatch):
+    text = (rivals.ROOT / "README.md").read_text()
+    table_of_ours = text.partition(readme.BEGIN)[2].partition(readme.END)[0]
+    [command] = [
+        line for line in table_of_ours.splitlines() if line.startswith("bench/versus/report ")
+    ]
+    words = shlex.split(command)[1:]
+    monkeypatch.chdir(rivals.ROOT)
+    for old in (text, text.replace(table_of_ours, "\n")):
+        copy = tmp_path / "README.md"
+        copy.write_text(old)
+        assert script("versus/report").main([*words[:-1], str(copy)]) == 0
+        assert copy.read_text() == text
+
+
+def test_a_campaign_is_chosen():
+    first, second = campaign_of(ROWS), campaign_of(ROWS[:3])
+    second.date = "2026-11-23T10:00:00Z"
+    both = [first, second]
+    assert results.choose(both, None) is second
+    assert results.choose(both, "1") is first
+    assert results.choose(both, "2026-11-22") is first
+    for wrong in ("0", "3", "2026", "2027"):
+        with pytest.raises(ValueError, match="2026-11-22T10:00:00Z, 2026-11-23T10:00:00Z"):
+            results.choose(both, wrong)
+    with pytest.raises(ValueError, match="no rows"):
+        results.choose([campaign_of([])], None)
+
+
+def test_a_campaign_that_was_cut_off_says_so():
+    assert complete.cut_off(campaign_of(ROWS)) is None
+    cut = campaign_of(ROWS[:4])
+    assert complete.cut_off(cut) == "cut off in round 2 of 3, after 3 of 6 measurements"
+    assert "**cut off in round 2 of 3" in table.full(cut)
+    assert "**cut off in round 2 of 3" in table.summary(cut, "")
+    assert "cut off in round 2" in table.overview([cut])
+    # What it left out on purpose is not missing.
+    cut.skipped["nginx in get"] = "for a reason"
+    cut.rounds = 2
+    assert complete.cut_off(cut) is None
+
+
+def test_a_part_of_a_table_does_not_replace_a_whole_one(tmp_path, capsys):
+    raw, copy = tmp_path / "rows.jsonl", tmp_path / "README.md"
+    old = f"{readme.BEGIN}\nold\n{readme.END}\n"
+    copy.write_text(old)
+    writer = results.Writer(raw, campaign_of([]))
+    for one in ROWS[:4]:
+        writer.row(one)
+    writer.close()
+    report = script("versus/report").main
+    assert report([str(raw), "--readme", str(copy)]) == 2
+    said = capsys.readouterr().err
+    for why in ("cut off in round 2 of 3", "no rows get-1, get-16,", "no haproxy, envoy,"):
+        assert why in said
+    assert copy.read_text() == old
+    assert report([str(raw), "--readme", str(copy), "--partial"]) == 0
+    assert " --partial --readme README.md\n" in copy.read_text()
 
 
 def test_a_rate_is_missed_when_requests_queue():
@@ -210,6 +300,59 @@ def test_a_rate_is_missed_when_requests_queue():
     assert not measure.rate_missed(said(2000, 2.02))
     assert measure.rate_missed(said(2000, 2.5))
     assert measure.rate_missed(said(1900, 2.0))
+
+
+def check(row: str, figures: Figures, asked: int, looks: int = 0, **failures: int) -> None:
+    """As after a measurement of nginx."""
+    setting = rivals.Setting(Path("/f"), Path("/b"), [0], [1], frozenset(), 80, 81)
+    made = measure.Measurement(
+        Bench(Path("/l"), [0], [1], [1]), rivals.PROXIES["nginx"], scenario.load()[row], 3.0, 1,
+        setting, [], None, looks=looks,
+    )
+    made.check(figures, {"failures": failures}, asked)
+
+
+def test_a_good_measurement_passes():
+    def found(**others) -> Figures:
+        fine = {"requests": 15_000, "errors": 0, "origin_connections": 3, "client_connections": 64}
+        return figures_of(1, **{**fine, **others})
+
+    check("rate-5k", found(), 15_000)
+    check("rate-5k", found(), 15_100)
+    late = {"marks": [results.RATE_MISSED], "errors": 900}
+    check("rate-5k", found(**late, client_connections=900), 15_900, timeout=800, unfinished=100)
+    broke = {"errors": 10, "reloads": 3, "origin_connections": 248, "client_connections": 304}
+    check("reload", found(**broke), 15_030, looks=20, reset=9, status=1)
+
+
+@pytest.mark.parametrize(
+    ("row", "others", "asked", "failures", "why"),
+    [
+        ("rate-5k", {"requests": 0}, 0, {}, "answered nothing"),
+        ("rate-5k", {"errors": 1}, 15_000, {"reset": 1}, "1 requests failed"),
+        ("rate-5k", {"origin_connections": 131}, 15_000, {}, "keeps no connections"),
+        ("rate-5k", {"client_connections": 65}, 15_000, {}, "closes its clients'"),
+        ("rate-5k", {}, 14_999, {}, "the origin counts 14999"),
+        ("rate-5k", {}, 15_129, {}, "the origin counts 15129"),
+        # A missed rate excuses what is late, and nothing else.
+        ("rate-5k", {"missed": True, "errors": 1}, 15_000, {"status": 1}, "1 requests failed"),
+        ("rate-5k", {"missed": True, "origin_connections": 9_000}, 15_000, {}, "keeps no conn"),
+        ("rate-5k", {"missed": True, "client_connections": 9_000}, 15_000, {}, "closes its"),
+        ("rate-5k", {"missed": True}, 9_000, {}, "the origin counts 9000"),
+        # So does a reload for what it breaks off.
+        ("reload", {"reloads": 3, "errors": 1}, 15_000, {"mismatch": 1}, "1 requests failed"),
+        ("reload", {"reloads": 3, "origin_connections": 9_000}, 15_000, {}, "keeps no conn"),
+        ("reload", {"reloads": 3, "client_connections": 9_000}, 15_000, {}, "closes its"),
+        ("reload", {"reloads": 3}, 14_000, {}, "the origin counts 14000"),
+    ],
+)
+def test_a_broken_measurement_is_no_figure(row, others, asked, failures, why):
+    others = dict(others)
+    marks = [results.RATE_MISSED] if others.pop("missed", False) else []
+    fine = {"requests": 15_000, "errors": 0, "origin_connections": 3, "client_connections": 64}
+    found = figures_of(1, **{**fine, **others}, marks=marks)
+    with pytest.raises(measure.Invalid, match=why):
+        check(row, found, asked, **failures)
 
 
 # ---- Turns, machine, processes ---------------------------------------------------------------

@@ -210,51 +210,8 @@ mod tests {
     use super::*;
 
     fn report(label: &str, rate: Option<f64>, p50: u64) -> Report {
-        let empty = hdrhistogram::Histogram::new(3).unwrap();
-        Report {
-            tool: "test".to_owned(),
-            label: label.to_owned(),
-            started_unix_ms: 0,
-            asked: crate::report::Asked {
-                r#loop: "open".to_owned(),
-                arrivals: None,
-                rate,
-                planned_s: None,
-                urls: Vec::new(),
-                connections: 1,
-                threads: 1,
-                pipeline: 1,
-                keep_alive: true,
-                warmup_s: 0.0,
-                timeout_s: 1.0,
-                seed: 1,
-            },
-            elapsed_s: 1.0,
-            achieved_rate: 0.0,
-            due_rate: None,
-            sent: 0,
-            answered: 0,
-            late: 0,
-            waited: 0,
-            failures: Default::default(),
-            statuses: BTreeMap::new(),
-            targets: BTreeMap::new(),
-            body_bytes: 0,
-            connections: crate::report::Connections { opened: 0, closed_by_target: 0, failed: 0 },
-            latency_ns: Latency { p50, ..Latency::default() },
-            service_ns: Latency::default(),
-            lateness_ns: Latency::default(),
-            generator: crate::report::Generator {
-                driver: "epoll".to_owned(),
-                cpu_share_max: 0.0,
-                cpu_wait_share_max: 0.0,
-                cpu_us_per_answer: 0.0,
-                warnings: Vec::new(),
-            },
-            seconds: Vec::new(),
-            corrected: empty.clone(),
-            service: empty,
-        }
+        let latency_ns = Latency { p50, ..Latency::default() };
+        Report { latency_ns, ..Report::example(label, rate) }
     }
 
     #[test]

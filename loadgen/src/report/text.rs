@@ -78,6 +78,14 @@ fn write_all(report: &Report, out: &mut String) -> std::fmt::Result {
         let kinds = kinds.map(|(name, count)| (name.to_owned(), count)).collect();
         writeln!(out, "Failures     {}", listed(kinds))?;
     }
+    if report.lost > 0 {
+        writeln!(
+            out,
+            "Lost         {} broke off and have no latency: they are in no percentile above, and \
+             thresholds take them as the slowest",
+            show_count(report.lost)
+        )?;
+    }
     let statuses = report.statuses.iter().map(|(status, count)| (status.to_string(), *count));
     writeln!(out, "Statuses     {}", listed(statuses.collect()))?;
     writeln!(
@@ -142,6 +150,40 @@ pub fn table_head() -> String {
     )
 }
 
+/// What a search found, in a line above the best run's report. `best` is that run's index.
+///
+/// A rate at which the generator was the bottleneck is nobody's limit but the generator's.
+pub fn conclusion(reports: &[Report], best: Option<usize>) -> String {
+    let rate = |report: &Report| report.asked.rate.unwrap_or_default();
+    let floor = best.map_or(0.0, |best| rate(&reports[best]));
+    let failed = reports.iter().filter(|report| report.held == Some(false) && rate(report) > floor);
+    let next = failed.min_by(|one, two| rate(one).total_cmp(&rate(two)));
+    let ours = next.filter(|report| report.generator.bottleneck).map(|report| {
+        format!(
+            "WARNING      at {} the generator itself was the bottleneck: this is not the target's \
+             limit\n",
+            show_rate(rate(report))
+        )
+    });
+    let found = match (best, next) {
+        (None, _) => "No rate holds.",
+        (Some(_), None) => "The highest rate that was tried holds:",
+        (Some(_), Some(_)) if ours.is_some() => "The highest rate that was seen to hold:",
+        (Some(_), Some(_)) => "The highest rate that holds:",
+    };
+    format!("{}{found}", ours.unwrap_or_default())
+}
+
+/// Whether a rate holds, for the last column of a table.
+pub fn held(report: &Report) -> &'static str {
+    match (report.held == Some(true), report.generator.bottleneck) {
+        (true, false) => "yes",
+        (false, false) => "no",
+        (true, true) => "yes (generator at its limit)",
+        (false, true) => "no: the generator was the bottleneck",
+    }
+}
+
 /// One run's row.
 pub fn table_row(report: &Report, verdict: &str) -> String {
     let latency = &report.latency_ns;
@@ -155,4 +197,43 @@ pub fn table_row(report: &Report, verdict: &str) -> String {
         show_nanos(latency.max),
         report.error_share() * 100.0
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(rate: f64, held: bool, bottleneck: bool) -> Report {
+        let mut report = Report { held: Some(held), ..Report::example("step", Some(rate)) };
+        report.generator.bottleneck = bottleneck;
+        report
+    }
+
+    #[test]
+    fn the_generators_limit_is_not_the_targets() {
+        let holds = step(1e3, true, false);
+        let found = |others: &[Report]| {
+            let reports: Vec<_> = others.iter().chain([&holds]).cloned().collect();
+            conclusion(&reports, Some(reports.len() - 1))
+        };
+        assert_eq!(found(&[step(2e3, false, false)]), "The highest rate that holds:");
+        let ours = found(&[step(4e3, false, false), step(2e3, false, true)]);
+        assert!(ours.starts_with("WARNING      at 2,000/s the generator itself"), "{ours}");
+        assert!(ours.ends_with("seen to hold:"), "{ours}");
+        // The next rate above decides, not one far above it.
+        let next = found(&[step(4e3, false, true), step(2e3, false, false)]);
+        assert_eq!(next, "The highest rate that holds:");
+        // A rate below that failed by chance is no limit.
+        assert!(found(&[step(500.0, false, true)]).starts_with("The highest rate that was tried"));
+        let none = conclusion(&[step(1e3, false, true)], None);
+        assert!(none.starts_with("WARNING") && none.ends_with("No rate holds."), "{none}");
+    }
+
+    #[test]
+    fn a_row_says_whose_limit_it_was() {
+        assert_eq!(held(&step(1.0, true, false)), "yes");
+        assert_eq!(held(&step(1.0, false, false)), "no");
+        assert!(held(&step(1.0, false, true)).contains("generator"));
+        assert!(held(&step(1.0, true, true)).contains("generator"));
+    }
 }
