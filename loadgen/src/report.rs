@@ -352,11 +352,12 @@ impl Report {
         let busy = outcome.usages.iter().map(|(usage, wall)| {
             usage.ran as f64 / wall.saturating_sub(usage.waited).max(1) as f64
         });
-        if plan.spin.is_zero() && busy.fold(0.0, f64::max) > CPU_SHARE_MAX {
+        let busy = busy.fold(0.0, f64::max);
+        if plan.spin.is_zero() && busy > CPU_SHARE_MAX {
             generator.warnings.push(format!(
-                "a worker computed {:.0}% of the time: the generator was at its limit. More \
-                 threads, or a second machine, may show a faster target",
-                generator.cpu_share_max * 100.0
+                "a worker computed {:.0}% of the time that it had its CPU: the generator was at its \
+                 limit. More threads, or a second machine, may show a faster target",
+                busy * 100.0
             ));
         }
         if generator.cpu_wait_share_max > CPU_WAIT_SHARE_MAX {

@@ -46,7 +46,7 @@ def test_h2load_is_read():
 
 
 def row(part: str, name: str, number: int, rate: float, cpu_us: float = 1.0, asked=None):
-    found = run.Found(1, 0, rate, 50, 99, cpu_us, 0.9, 0.0, 0.0, 0.9)
+    found = run.Found(1, 0, rate, 50, 99, cpu_us, 0.9, 0.0, 0.0, 0.9, 0.1)
     return run.Row(part, "case", name, number, asked, found)
 
 

@@ -179,7 +179,7 @@ pub fn held(report: &Report) -> &'static str {
     match (report.held == Some(true), report.generator.bottleneck) {
         (true, false) => "yes",
         (false, false) => "no",
-        (true, true) => "yes (generator at its limit)",
+        (true, true) => "yes (the generator added to it)",
         (false, true) => "no: the generator was the bottleneck",
     }
 }
