@@ -10,7 +10,7 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::breaker::{self, Outcome};
+use crate::breaker::{self, Outcome, Pass};
 use crate::reconcile::message::Body;
 use crate::reconcile::mutation::{self, Mutation};
 use crate::reconcile::{
@@ -24,10 +24,16 @@ const START: Nanos = Nanos(1_000_000_000);
 
 const CLUSTER: ClusterId = ClusterId(0);
 
+/// Where the entries are no endpoints.
+const ROUTE: EndpointId = EndpointId(0);
+
 /// What a walk is made of.
 #[derive(Clone)]
 struct Small {
     shards: u16,
+    /// What its entries are. Through a route's breaker requests come back to themselves: there is
+    /// no endpoint behind it.
+    role: Role,
     /// Of the cluster, and of each endpoint.
     limit: u64,
     endpoint_limits: Vec<u64>,
@@ -53,10 +59,15 @@ struct State {
     wires: Vec<(u16, u16, Message)>,
     /// Shard, endpoint, ticket.
     flying: Vec<(u16, usize, Ticket)>,
+    /// Shard and pass: those that a route's breaker let through.
+    passing: Vec<(u16, Pass)>,
     /// Shard and token.
     waiting: Vec<(u16, u64)>,
+    /// Those that are to look at the route's breaker again, when their tasks run.
+    woken: Vec<(u16, u64)>,
     left: Vec<u8>,
     repeats: u8,
+    is_route: bool,
     /// Shards that serve by the second plan.
     replanned: Vec<bool>,
     /// Probes sent, by epoch.
@@ -66,7 +77,7 @@ struct State {
 fn plan(small: &Small, generation: u64, limit: u64) -> Arc<PlanSpec> {
     let endpoints = small.endpoint_limits.iter().enumerate().map(|(index, limit)| EndpointSpec {
         id: EndpointId(index as u32),
-        role: Role::Endpoint,
+        role: small.role,
         limits: EndpointLimits { requests_max: *limit, ..EndpointLimits::default() },
     });
     let mut spec = ClusterSpec::new(CLUSTER);
@@ -105,9 +116,12 @@ impl State {
             time: 0,
             wires: Vec::new(),
             flying: Vec::new(),
+            passing: Vec::new(),
             waiting: Vec::new(),
+            woken: Vec::new(),
             left: small.requests[..nodes.len()].to_vec(),
             repeats: small.repeats,
+            is_route: small.role == Role::Route,
             replanned: vec![small.second_limit.is_none(); nodes.len()],
             probes: Vec::new(),
             nodes,
@@ -141,7 +155,13 @@ impl State {
                 for endpoint in 0..small.endpoint_limits.len() {
                     let mut next = self.clone();
                     next.left[at] -= 1;
-                    next.request(shard, endpoint)?;
+                    match small.role {
+                        Role::Endpoint => next.request(shard, endpoint)?,
+                        Role::Route => {
+                            let token = u64::from(shard) << 32 | u64::from(next.left[at]);
+                            next.enter_route(shard, token)?;
+                        }
+                    }
                     all.push(next);
                 }
             }
@@ -166,11 +186,32 @@ impl State {
             next.time += 1;
             all.push(next);
         }
+        let outcomes: &[Outcome] = match small.fails {
+            true => &[Outcome::Success, Outcome::Failure],
+            false => &[Outcome::Success],
+        };
+        for index in 0..self.woken.len() {
+            let mut next = self.clone();
+            let (shard, token) = next.woken.swap_remove(index);
+            let mut gone = next.clone();
+            next.enter_route(shard, token)?;
+            all.push(next);
+            gone.after(shard)?;
+            all.push(gone);
+        }
+        for index in 0..self.passing.len() {
+            for outcome in outcomes {
+                let mut next = self.clone();
+                let (shard, pass) = next.passing.swap_remove(index);
+                let now = next.clocks[usize::from(shard)];
+                let node = &mut next.nodes[usize::from(shard)];
+                let slot = node.endpoint(ROUTE).expect("in both plans");
+                node.leave_route(slot, pass, Some((*outcome, Duration::ZERO)), now);
+                next.after(shard)?;
+                all.push(next);
+            }
+        }
         for index in 0..self.flying.len() {
-            let outcomes: &[Outcome] = match small.fails {
-                true => &[Outcome::Success, Outcome::Failure],
-                false => &[Outcome::Success],
-            };
             for outcome in outcomes {
                 let mut next = self.clone();
                 next.finish(index, *outcome)?;
@@ -209,15 +250,36 @@ impl State {
         self.after(shard)
     }
 
+    fn enter_route(&mut self, shard: u16, token: u64) -> Result<(), String> {
+        let now = self.clocks[usize::from(shard)];
+        let node = &mut self.nodes[usize::from(shard)];
+        let slot = node.endpoint(ROUTE).expect("in both plans");
+        match node.enter_route(slot, now) {
+            Ok(pass) => {
+                self.count(pass);
+                self.passing.push((shard, pass));
+            }
+            Err(Refusal::NeedsPermit) if node.wait_permit(slot, token, now).is_ok() => {
+                self.waiting.push((shard, token));
+            }
+            Err(_) => {}
+        }
+        self.after(shard)
+    }
+
     fn fly(&mut self, shard: u16, endpoint: usize, ticket: Ticket) {
-        if ticket.pass.probe.is_some() {
-            let epoch = ticket.pass.epoch;
+        self.count(ticket.pass);
+        self.flying.push((shard, endpoint, ticket));
+    }
+
+    /// A probe is sent.
+    fn count(&mut self, Pass { epoch, probe }: Pass) {
+        if probe.is_some() {
             match self.probes.iter_mut().find(|(other, _)| *other == epoch) {
                 Some((_, count)) => *count += 1,
                 None => self.probes.push((epoch, 1)),
             }
         }
-        self.flying.push((shard, endpoint, ticket));
     }
 
     fn finish(&mut self, index: usize, outcome: Outcome) -> Result<(), String> {
@@ -241,6 +303,9 @@ impl State {
                 }
                 Event::Elsewhere { token } => {
                     self.waiting.retain(|waiting| *waiting != (shard, token));
+                    if self.is_route {
+                        self.woken.push((shard, token));
+                    }
                 }
                 _ => {}
             }
@@ -270,15 +335,16 @@ impl State {
         if self.replanned.iter().all(|it| !it) && lent.lent > lent.limit {
             return Err(format!("{lent:?}"));
         }
-        for endpoint in home.endpoints() {
+        for endpoint in home.endpoints().filter(|_| !self.is_route) {
             let lent = home.lent(Kind::Requests, Some(endpoint)).ok_or("no limit")?;
             let flying = self.flying.iter().filter(|it| it.1 == endpoint.0 as usize).count();
             if flying as u64 > lent.lent || lent.lent > lent.limit {
                 return Err(format!("{flying} in flight to {endpoint:?}, {lent:?}"));
             }
         }
-        let out: Vec<_> =
-            self.flying.iter().filter(|it| it.2.pass.probe.is_some()).map(|it| it.2.pass).collect();
+        let passes = self.flying.iter().map(|it| it.2.pass);
+        let passes = passes.chain(self.passing.iter().map(|(_, pass)| *pass));
+        let out: Vec<_> = passes.filter(|pass| pass.probe.is_some()).collect();
         if out.windows(2).any(|two| two[0].epoch != two[1].epoch) {
             return Err(format!("probes of two epochs are out: {out:?}"));
         }
@@ -305,6 +371,7 @@ impl State {
             .fold(0u64, |sum, it| sum.wrapping_add(hash(&|hasher| it.hash(hasher))));
         hash(&|hasher| {
             (&self.nodes, &self.clocks, self.time, wires, flying, &self.waiting).hash(hasher);
+            (&self.woken, &self.passing).hash(hasher);
             (&self.left, self.repeats, &self.replanned).hash(hasher);
         })
     }
@@ -334,6 +401,7 @@ fn walk(small: &Small) -> Result<(usize, usize), String> {
 fn credits(shards: u16, limit: u64, requests: u8) -> Small {
     Small {
         shards,
+        role: Role::Endpoint,
         limit,
         endpoint_limits: vec![UNLIMITED],
         second_limit: None,
@@ -388,6 +456,7 @@ fn larger_worlds() {
     holds(&Small { endpoint_limits: vec![1, 1], ..credits(2, 1, 2) }, 10_000);
     holds(&Small { endpoint_limits: vec![1, 1], ..credits(2, 2, 2) }, 10_000);
     holds(&probing(0), 50_000);
+    holds(&Small { role: Role::Route, ..probing(0) }, 50_000);
 }
 
 /// Three requests: one to trip the breaker, and two that may be probes, at once or in turn.
@@ -406,6 +475,12 @@ fn one_probe_at_a_time() {
     holds(&Small { times: vec![Duration::from_millis(100)], ..probing(0) }, 1_000);
 }
 
+#[test]
+fn one_probe_of_a_route_at_a_time() {
+    let times = vec![Duration::from_millis(100)];
+    holds(&Small { role: Role::Route, times, ..probing(0) }, 1_000);
+}
+
 /// The walk sees what is broken, too.
 #[test]
 fn the_walk_finds_mistakes() {
@@ -416,5 +491,8 @@ fn the_walk_finds_mistakes() {
     finds(Mutation::CountBeforeAsking, &credits(2, 1, 1));
     finds(Mutation::ReturnLost, &credits(2, 1, 2));
     finds(Mutation::RecallIgnored, &credits(2, 1, 2));
+    let times = vec![Duration::from_millis(100)];
+    let route = Small { role: Role::Route, times, ..probing(0) };
+    finds(Mutation::RouteProbeCalledUnsent, &route);
     finds(Mutation::EndpointLimitIgnored, &Small { endpoint_limits: vec![1], ..credits(2, 2, 2) });
 }
