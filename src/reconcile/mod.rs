@@ -52,6 +52,8 @@
 //!   probes at once.
 //! - Nothing counts in an epoch that is not its own.
 //! - Never more endpoints out than `max_ejected` allows.
+//! - Never a retry that neither first attempts nor the home have paid for, or that was paid for longer
+//!   ago than the budget keeps what it has.
 //! - Whatever messages did, 20 flush intervals after they flow again all shards agree.
 
 mod age;
