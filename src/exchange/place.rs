@@ -311,7 +311,7 @@ impl<'a> Exchange<'a> {
                 Refusal::NeedsPermit => For::Permit(endpoint.slot),
                 _ => continue,
             };
-            let (wait, until, late) = match self.line_up(what, due, now) {
+            let (wait, until, late) = match self.line_up(order, what, due, now) {
                 Ok(waiting) => waiting,
                 Err(Some(reason)) => return Err(reason),
                 Err(None) => continue,
@@ -348,6 +348,7 @@ impl<'a> Exchange<'a> {
     /// The reason to refuse. `None`: choose again.
     fn line_up(
         &self,
+        order: &Order,
         what: For,
         due: Nanos,
         now: Nanos,
@@ -358,7 +359,7 @@ impl<'a> Exchange<'a> {
             For::Permit(_) => Reason::BreakerOpen,
             For::Connection(_) => Reason::ConnectionLimit,
         };
-        match agreement.wait(what, now) {
+        match agreement.wait(what, order.is_probe(), now) {
             Ok(wait) => Ok((wait, due, None)),
             Err(Refusal::TooManyPending) => Err(Some(Reason::PendingLimit)),
             Err(Refusal::NobodyMayWait) => match agreement.ask(what, now) {
@@ -396,7 +397,7 @@ impl<'a> Exchange<'a> {
                 Err(_) => return Err(Reason::BreakerOpen),
             }
             let what = For::Permit(slot);
-            let (wait, until, late) = match self.line_up(what, due, now) {
+            let (wait, until, late) = match self.line_up(order, what, due, now) {
                 Ok(waiting) => waiting,
                 Err(Some(reason)) => return Err(reason),
                 Err(None) => continue,
@@ -437,7 +438,7 @@ impl<'a> Exchange<'a> {
                 continue;
             }
             let what = For::Connection(endpoint.slot);
-            let (wait, until, late) = match self.line_up(what, due, now) {
+            let (wait, until, late) = match self.line_up(order, what, due, now) {
                 Ok(waiting) => waiting,
                 // `None`: it has left the plan.
                 Err(reason) => return Err(reason.unwrap_or(Reason::NoEndpoint)),

@@ -192,7 +192,7 @@ impl Reconciler {
         }
     }
 
-    /// Waits for credits, in turn. Exactly one of [`Event::Admitted`] and [`Event::Elsewhere`] with
+    /// Waits for credits, in turn; a route's probe however many wait already. Exactly one of [`Event::Admitted`] and [`Event::Elsewhere`] with
     /// this token follows, unless [`Reconciler::cancel`] says `true`.
     ///
     /// # Errors
@@ -201,9 +201,10 @@ impl Reconciler {
         &mut self,
         endpoint: EndpointSlot,
         token: u64,
+        is_probe: bool,
         now: Nanos,
     ) -> Result<Waiter, Refusal> {
-        let waiter = self.replica.wait(endpoint, token, now, &mut self.out);
+        let waiter = self.replica.wait(endpoint, token, is_probe, now, &mut self.out);
         self.dispatch(now);
         waiter
     }
@@ -233,9 +234,10 @@ impl Reconciler {
         &mut self,
         endpoint: EndpointSlot,
         token: u64,
+        is_probe: bool,
         now: Nanos,
     ) -> Result<Waiter, Refusal> {
-        let waiter = self.replica.wait_permit(endpoint, token, &mut self.out);
+        let waiter = self.replica.wait_permit(endpoint, token, is_probe, &mut self.out);
         self.dispatch(now);
         waiter
     }
@@ -324,9 +326,10 @@ impl Reconciler {
         &mut self,
         endpoint: EndpointSlot,
         token: u64,
+        is_probe: bool,
         now: Nanos,
     ) -> Result<Waiter, Refusal> {
-        let waiter = self.replica.wait_connection(endpoint, token, now, &mut self.out);
+        let waiter = self.replica.wait_connection(endpoint, token, is_probe, now, &mut self.out);
         self.dispatch(now);
         waiter
     }

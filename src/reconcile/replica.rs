@@ -520,6 +520,7 @@ impl Replica {
         &mut self,
         slot: EndpointSlot,
         token: u64,
+        is_probe: bool,
         now: Nanos,
         out: &mut Out,
     ) -> Result<Waiter, Refusal> {
@@ -527,7 +528,7 @@ impl Replica {
         if endpoint.is_retired {
             return Err(Refusal::Retired);
         }
-        may_wait(endpoint, cluster)?;
+        may_wait(endpoint, cluster, is_probe)?;
         Ok(self.line_up(Kind::Requests, slot, token, now, out))
     }
 
@@ -592,6 +593,7 @@ impl Replica {
         &mut self,
         slot: EndpointSlot,
         token: u64,
+        is_probe: bool,
         out: &mut Out,
     ) -> Result<Waiter, Refusal> {
         let (endpoint, cluster) = pair!(self, slot);
@@ -602,9 +604,7 @@ impl Replica {
             return Err(Refusal::Open);
         }
         // One may always ask, or an endpoint that nobody may wait for would never recover.
-        if !endpoint.permit_queue.is_empty() {
-            may_wait(endpoint, cluster)?;
-        }
+        may_wait(endpoint, cluster, is_probe || endpoint.permit_queue.is_empty())?;
         cluster.pending += 1;
         endpoint.pending += 1;
         let waiting = Waiting { token, want: Want::Permit(slot), line: Line::Permit(slot) };
@@ -818,6 +818,7 @@ impl Replica {
         &mut self,
         slot: EndpointSlot,
         token: u64,
+        is_probe: bool,
         now: Nanos,
         out: &mut Out,
     ) -> Result<Waiter, Refusal> {
@@ -825,7 +826,7 @@ impl Replica {
         if endpoint.is_retired {
             return Err(Refusal::Retired);
         }
-        may_wait(endpoint, cluster)?;
+        may_wait(endpoint, cluster, is_probe)?;
         Ok(self.line_up(Kind::Connections, slot, token, now, out))
     }
 
@@ -1376,9 +1377,10 @@ impl Endpoint {
     }
 }
 
-/// Whether one more may wait.
-fn may_wait(endpoint: &Endpoint, cluster: &Cluster) -> Result<(), Refusal> {
-    if cluster.pending < cluster.pending_max && endpoint.pending < endpoint.pending_max {
+/// Whether one more may wait. A route's probe always may: there are few, and others wait for them.
+fn may_wait(endpoint: &Endpoint, cluster: &Cluster, is_always: bool) -> Result<(), Refusal> {
+    let has_room = cluster.pending < cluster.pending_max && endpoint.pending < endpoint.pending_max;
+    if is_always || has_room {
         Ok(())
     } else if cluster.pending_max == 0 || endpoint.pending_max == 0 {
         Err(Refusal::NobodyMayWait)

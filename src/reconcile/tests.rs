@@ -72,7 +72,7 @@ fn take_all(shards: &mut [Reconciler], which: usize, want: u64) -> Vec<Ticket> {
             Ok(ticket) => tickets.push(ticket),
             Err(refusal) => {
                 assert_eq!(refusal, Refusal::NoCredit);
-                shards[which].wait(slot, token, NOW).unwrap();
+                shards[which].wait(slot, token, false, NOW).unwrap();
                 carry(shards, NOW);
             }
         }
@@ -281,12 +281,16 @@ fn what_waits_is_bounded() {
     let mut shards = shards(2, limits);
     let held = take_all(&mut shards, 0, 1);
     let slot = shards[0].endpoint(ENDPOINT).unwrap();
-    let first = shards[0].wait(slot, 7, NOW).unwrap();
-    assert!(shards[0].wait(slot, 8, NOW).is_ok());
-    assert_eq!(shards[0].wait(slot, 9, NOW), Err(Refusal::TooManyPending), "2 here, 1 there");
+    let first = shards[0].wait(slot, 7, false, NOW).unwrap();
+    assert!(shards[0].wait(slot, 8, false, NOW).is_ok());
+    assert_eq!(
+        shards[0].wait(slot, 9, false, NOW),
+        Err(Refusal::TooManyPending),
+        "2 here, 1 there"
+    );
     assert!(shards[0].cancel(first, NOW));
     assert!(!shards[0].cancel(first, NOW));
-    assert!(shards[0].wait(slot, 9, NOW).is_ok());
+    assert!(shards[0].wait(slot, 9, false, NOW).is_ok());
     std::mem::forget(held);
 }
 
@@ -390,10 +394,10 @@ fn idle_connections_are_closed_for_others() {
     let mut shards = shards(2, limits);
     let slot = shards[0].endpoint(ENDPOINT).unwrap();
     assert_eq!(shards[0].open_connection(slot), Err(Refusal::NoCredit));
-    shards[0].wait_connection(slot, 1, NOW).unwrap();
+    shards[0].wait_connection(slot, 1, false, NOW).unwrap();
     carry(&mut shards, NOW);
     assert_eq!(shards[0].next_event(), Some(Event::Connect { token: 1, endpoint: slot }));
-    shards[1].wait_connection(slot, 2, NOW).unwrap();
+    shards[1].wait_connection(slot, 2, false, NOW).unwrap();
     carry(&mut shards, NOW);
     let asked = std::iter::from_fn(|| shards[0].next_event())
         .any(|event| matches!(event, Event::CloseIdle { .. }));
@@ -455,7 +459,7 @@ fn a_route_has_a_breaker_and_no_limits() {
     shard.turn(later);
     assert_eq!(shard.enter_route(route, later), Err(Refusal::NeedsPermit));
     while shard.next_event().is_some() {}
-    shard.wait_permit(route, 1, later).unwrap();
+    shard.wait_permit(route, 1, false, later).unwrap();
     assert_eq!(shard.next_event(), Some(Event::Elsewhere { token: 1 }), "it may enter now");
     let pass = shard.enter_route(route, later).unwrap();
     assert_eq!(pass.probe, std::num::NonZeroU64::new(1));

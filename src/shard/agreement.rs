@@ -552,15 +552,15 @@ impl Agreement {
 
     // ---- Waiting ------------------------------------------------------------------------------
 
-    /// Waits, in turn.
+    /// Waits, in turn; a probe however many wait already.
     ///
     /// # Errors
     /// Why that is of no use.
-    pub fn wait(&self, what: For, now: Nanos) -> Result<Wait<'_>, Refusal> {
+    pub fn wait(&self, what: For, is_probe: bool, now: Nanos) -> Result<Wait<'_>, Refusal> {
         self.line_up(what, now, |reconciler, token| match what {
-            For::Request(slot) => reconciler.wait(slot, token, now),
-            For::Permit(slot) => reconciler.wait_permit(slot, token, now),
-            For::Connection(slot) => reconciler.wait_connection(slot, token, now),
+            For::Request(slot) => reconciler.wait(slot, token, is_probe, now),
+            For::Permit(slot) => reconciler.wait_permit(slot, token, is_probe, now),
+            For::Connection(slot) => reconciler.wait_connection(slot, token, is_probe, now),
         })
     }
 
@@ -571,7 +571,7 @@ impl Agreement {
     pub fn ask(&self, what: For, now: Nanos) -> Result<Wait<'_>, Refusal> {
         self.line_up(what, now, |reconciler, token| match what {
             For::Request(slot) => reconciler.ask(Kind::Requests, slot, token, now),
-            For::Permit(slot) => reconciler.wait_permit(slot, token, now),
+            For::Permit(slot) => reconciler.wait_permit(slot, token, false, now),
             For::Connection(slot) => reconciler.ask(Kind::Connections, slot, token, now),
         })
     }

@@ -240,8 +240,8 @@ impl State {
                 self.fly(shard, endpoint, ticket);
                 false
             }
-            Err(Refusal::NoCredit) => node.wait(slot, token, now).is_ok(),
-            Err(Refusal::NeedsPermit) => node.wait_permit(slot, token, now).is_ok(),
+            Err(Refusal::NoCredit) => node.wait(slot, token, false, now).is_ok(),
+            Err(Refusal::NeedsPermit) => node.wait_permit(slot, token, false, now).is_ok(),
             Err(_) => false,
         };
         if waits {
@@ -259,7 +259,7 @@ impl State {
                 self.count(pass);
                 self.passing.push((shard, pass));
             }
-            Err(Refusal::NeedsPermit) if node.wait_permit(slot, token, now).is_ok() => {
+            Err(Refusal::NeedsPermit) if node.wait_permit(slot, token, false, now).is_ok() => {
                 self.waiting.push((shard, token));
             }
             Err(_) => {}

@@ -626,7 +626,7 @@ impl World {
                 }
                 Err(Refusal::NeedsPermit) => {
                     errand.wanted = Some(route);
-                    let waiter = reconciler.wait_permit(slot, token, now);
+                    let waiter = reconciler.wait_permit(slot, token, false, now);
                     return self.waits(token, errand, waiter);
                 }
                 Err(Refusal::Retired) => {}
@@ -636,13 +636,14 @@ impl World {
         let Some(slot) = reconciler.endpoint(errand.endpoint) else {
             return self.give_up(&errand);
         };
+        let is_probe = errand.route.as_ref().is_some_and(|route| route.pass.probe.is_some());
         let waiter = match reconciler.admit(slot, now) {
             Ok(ticket) => {
                 self.admitted(token, errand, ticket)?;
                 return self.after(shard);
             }
-            Err(Refusal::NoCredit) => reconciler.wait(slot, token, now),
-            Err(Refusal::NeedsPermit) => reconciler.wait_permit(slot, token, now),
+            Err(Refusal::NoCredit) => reconciler.wait(slot, token, is_probe, now),
+            Err(Refusal::NeedsPermit) => reconciler.wait_permit(slot, token, is_probe, now),
             Err(_) => return self.give_up(&errand),
         };
         self.waits(token, errand, waiter)
@@ -855,7 +856,7 @@ impl World {
         let mut held = Held { shard, cluster, endpoint: Some(id), slot: Some(slot), waiter: None };
         match reconciler.open_connection(slot) {
             Ok(()) => self.checker.began(shard, Kind::Connections, cluster, Some(id)),
-            Err(Refusal::NoCredit) => match reconciler.wait_connection(slot, token, now) {
+            Err(Refusal::NoCredit) => match reconciler.wait_connection(slot, token, false, now) {
                 Ok(waiter) => held.waiter = Some(waiter),
                 Err(_) => return Ok(()),
             },
