@@ -692,7 +692,9 @@ impl World {
         let Errand { shard, cluster, endpoint, route, .. } = errand;
         let node = &mut self.nodes[shard];
         let now = node.clock;
-        if errand.abandoned {
+        // A route's probe may have waited for its endpoint until its time was over.
+        let is_late = route.is_some_and(|route| route.end <= now);
+        if errand.abandoned || is_late {
             node.reconciler.give_back(ticket, now);
             if let Some(RoutePass { route, pass, slot, .. }) = route {
                 self.is_still_there(shard, route, slot)?;
@@ -1249,7 +1251,10 @@ impl World {
     fn begin_retries(&mut self) -> Result<(), Fault> {
         for shard in 0..self.nodes.len() {
             for spec in &self.nodes[shard].plan.clone().clusters {
+                // Where few requests may be under way at once, what they pay may expire before it
+                // is enough.
                 let is_paid = self.retry_budget.deposit_milli > 0
+                    && self.retry_budget.ttl >= RECOVERY
                     && entries(spec, Role::Endpoint).next().is_some();
                 if is_paid || self.retry_budget.per_second_min > 0 {
                     self.retry(shard, spec.id)?;
@@ -1378,6 +1383,15 @@ impl World {
                 self.request(shard, fate as u8, (fate >> 8) as u8, false)?;
             }
             self.let_all_end()?;
+            // Where many shards share one credit, it must come round before a probe's time is over.
+            for _ in 0..self.nodes.len() / 4 {
+                self.now = self.now + TURN;
+                for shard in 0..self.nodes.len() {
+                    self.turn(shard)?;
+                    self.go_on(shard)?;
+                }
+                self.let_all_end()?;
+            }
         }
     }
 
