@@ -7,7 +7,7 @@ use crate::reconcile::mutation::{self, Mutation};
 const STEPS: u32 = 250;
 
 /// Seeds of each of the tests below; they run side by side.
-const SEEDS: u64 = 600;
+const SEEDS: u64 = 500;
 
 /// Runs seeds that no other test runs, and shows that something went on in them.
 fn hold(first: u64, count: u64, shards: Option<u16>) {
