@@ -135,7 +135,7 @@ impl<'a> Place<'a> {
 impl Drop for Place<'_> {
     #[inline]
     fn drop(&mut self) {
-        if self.ticket.is_some() {
+        if self.ticket.is_some() || self.route.is_some() {
             self.abandon();
         }
     }
@@ -151,6 +151,9 @@ impl Place<'_> {
             }
             Some(ticket) => self.agreement.give_back(ticket, Nanos::now()),
             None => {}
+        }
+        if let Some(route) = self.route.take_if(|_| self.used) {
+            route.end(Outcome::Neutral, Duration::ZERO, Nanos::now());
         }
     }
 }
