@@ -710,14 +710,25 @@ fn a_reload_takes_a_routes_breaker_away_while_requests_wait_for_it() {
         gate.shut();
         gate.heal();
         let arrived = gate.arrived();
-        let mut crowd = Crowd::connect(&proxy, 3 * shards);
-        eventually("the probe is out, the others wait", || {
-            let waiting = |proxy: &Proxy| proxy.metric("outrigger_requests_pending", &[]) as usize;
+        let asking = || {
+            let mut crowd = Crowd::connect(&proxy, 3 * shards);
+            crowd.send(GET);
+            crowd
+        };
+        let mut first = asking();
+        eventually("the probe is out", || {
             if gate.arrived() == arrived {
-                crowd = Crowd::connect(&proxy, 3 * shards);
-                crowd.send(GET);
+                first = asking();
             }
-            gate.arrived() == arrived + 1 && waiting(&proxy) > 0
+            gate.arrived() == arrived + 1
+        });
+        let mut crowd = asking();
+        eventually("others wait", || {
+            let wait = proxy.metric("outrigger_requests_pending", &[]) > 0.0;
+            if !wait {
+                crowd = asking();
+            }
+            wait
         });
         proxy.reload(&setup);
         gate.open();
