@@ -325,6 +325,19 @@ impl Proxy {
     pub fn signal(&self, signal: Signal) {
         let pid = rustix::process::Pid::from_raw(self.pid()).expect("a pid");
         rustix::process::kill_process(pid, signal).expect("a running process");
+        // The signal is only sent: on another CPU, threads go on for a moment.
+        if signal == Signal::STOP {
+            eventually("a stopped process", || self.is_stopped());
+        }
+    }
+
+    /// Whether each of its threads stands still.
+    fn is_stopped(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("threads");
+        threads.flatten().all(|thread| {
+            let status = fs::read_to_string(thread.path().join("status"));
+            status.is_ok_and(|status| status.contains("State:\tT"))
+        })
     }
 
     /// Waits for its end.
