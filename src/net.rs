@@ -14,6 +14,8 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -77,6 +79,19 @@ impl Socket {
     /// Waits until a read would not block; also at end of stream and after an error.
     pub fn readable(&self) -> impl Future<Output = ()> {
         self.registration.readiness().wait(READABLE)
+    }
+
+    /// The same, with a deadline of its own; `false` once it has passed.
+    pub fn readable_within(&self, span: Duration, timer: &mut Timer) -> impl Future<Output = bool> {
+        let now = Nanos::now();
+        timer.set(now + span, now);
+        let mut readable = self.readable();
+        std::future::poll_fn(move |context| {
+            if Pin::new(&mut readable).poll(context).is_ready() {
+                return Poll::Ready(true);
+            }
+            timer.poll_due(true, context).map(|()| false)
+        })
     }
 
     /// Waits until a write would not block; also after an error.
@@ -145,6 +160,25 @@ impl Socket {
     /// Whether the peer has ever sent urgent data. splice(2) does not get past them.
     pub fn has_urgent_data(&self) -> bool {
         self.registration.readiness().knows(URGENT)
+    }
+
+    /// Lets `readable` wait until so many bytes can be read (socket(7), `SO_RCVLOWAT`), or the end
+    /// or an error. Calls take less, too, if that is all there is.
+    pub fn set_low_water(&self, bytes: u32) {
+        let size = size_of_val(&bytes) as libc::socklen_t;
+        // SAFETY: it reads one int.
+        let _ = unsafe {
+            let descriptor = self.descriptor.as_raw_fd();
+            libc::setsockopt(
+                descriptor,
+                libc::SOL_SOCKET,
+                libc::SO_RCVLOWAT,
+                (&raw const bytes).cast(),
+                size,
+            )
+        };
+        // There may be less than before, and nothing told of it.
+        self.read_again();
     }
 
     /// Forgets that a call has found nothing: another kind of call may find something.

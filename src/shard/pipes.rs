@@ -4,7 +4,9 @@ use std::cell::RefCell;
 
 use rustix::pipe::PipeFlags;
 
+use crate::net::Timer;
 use crate::relay::Pipe;
+use crate::time::Nanos;
 
 /// What a pipe holds; Linux gives 64 KiB unless asked. More lets one system call move more.
 pub const PIPE_BYTES: usize = 256 * 1024;
@@ -26,7 +28,7 @@ impl Pipes {
         let (read, write) = rustix::pipe::pipe_with(flags).ok()?;
         // Refused above a user's quota (pipe(7)); the default size works as well.
         let _ = rustix::pipe::fcntl_setpipe_size(&write, PIPE_BYTES);
-        Some(Pipe { read, write })
+        Some(Pipe { read, write, timer: Timer::new(Nanos::now()) })
     }
 
     /// Keeps an empty pipe for the next.

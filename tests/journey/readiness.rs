@@ -447,3 +447,55 @@ fn urgent_data_within_a_long_body() {
         assert_eq!((answer.status(), answer.text()), (200, (2 * HALF).to_string().as_str()));
     }
 }
+
+/// Many bytes of a long body are awaited at once, but not for longer than it takes to see that no
+/// more come: here none come before the client has all that were sent.
+#[test]
+fn a_long_body_that_pauses_is_passed_on() {
+    const LENGTH: usize = 1_000_000;
+    let (release, released) = std::sync::mpsc::channel();
+    let released = std::sync::Mutex::new(released);
+    let origin = Origin::start(move |peer| {
+        while peer.try_request().is_ok() {
+            peer.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n"));
+            let mut left = LENGTH;
+            while left > 0 {
+                let count: usize = released.lock().unwrap().recv().unwrap();
+                peer.send(vec![b'x'; count]);
+                left -= count;
+            }
+        }
+    });
+    let proxy = Setup::new(&origin).one_shard().start();
+    let mut client = proxy.client();
+    for _ in 0..2 {
+        client.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.answer_head();
+        for count in [1, 200_000, 1, 300_017, 90_000, 300_000, 109_980, 1] {
+            release.send(count).unwrap();
+            client.read(count);
+        }
+    }
+    assert_eq!(origin.connections(), 1);
+}
+
+/// What comes behind a long upload is less than what was awaited at once of the upload.
+#[test]
+fn a_request_behind_a_long_upload() {
+    let origin = Origin::start(|peer| {
+        while let Ok(request) = peer.try_request() {
+            peer.answer(&request.body.len().to_string());
+        }
+    });
+    let proxy = Setup::new(&origin).one_shard().start();
+    for length in [300_000, 400_000, 700_001] {
+        let mut client = proxy.client();
+        let mut requests =
+            format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        requests.extend(std::iter::repeat_n('u', length));
+        requests.push_str("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+        client.send(requests);
+        assert_eq!(client.answer().text(), length.to_string());
+        assert_eq!(client.answer().text(), "0");
+    }
+}
