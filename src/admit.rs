@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::accept::ClientInfo;
 use crate::access_log::Record;
+use crate::http::deadline::{self, Deadline};
 use crate::http::encode::{self, KindSet, Persistence, RequestEdits};
 use crate::http::forwarded::{self, Arrival, MaxForwards};
 use crate::http::head::{
@@ -20,7 +21,7 @@ use crate::http::path::{self, Fragment, Normal};
 use crate::plan::Listener;
 use crate::reason::Reason;
 use crate::respond::{self, Own};
-use crate::route::{self, Asked, HeaderRules, RequestView, Route, RouteTimeouts};
+use crate::route::{self, Asked, HeaderRules, RequestView, RetryPolicy, Route, RouteTimeouts};
 use crate::shard::Shard;
 use crate::shard::buffers::Buffer;
 use crate::shard::plan::ShardPlan;
@@ -81,6 +82,10 @@ pub struct Order {
     /// It tries an endpoint whose breaker is half-open, and has to have its answer by then.
     /// [`Nanos::NEVER`]: it is an ordinary request.
     pub probe_until: Nanos,
+    /// What its caller gave it, if that is believed.
+    pub deadline: Option<Deadline>,
+    /// With retries: until when there has to be an answer. Else [`Nanos::NEVER`].
+    pub answer_until: Nanos,
     /// Whether the time of its answer is wanted, by the log or by a breaker.
     pub is_timed: bool,
     /// What the access log will say of it.
@@ -122,6 +127,37 @@ impl Order {
     /// The route's limits.
     pub fn timeouts(&self) -> &RouteTimeouts {
         &self.routed().timeouts
+    }
+
+    /// By when it has to be over: by the route's limit, or by its caller's. A probe is not called
+    /// back for what a caller says: nobody else may try the endpoint meanwhile.
+    #[inline]
+    pub fn ends_by(&self) -> Nanos {
+        let total = self.began.after(self.timeouts().total);
+        match &self.deadline {
+            Some(deadline) if !self.is_probe() => total.min(deadline.at),
+            _ => total,
+        }
+    }
+
+    /// Which of the two it was.
+    pub fn out_of_time(&self) -> Reason {
+        match self.ends_by() < self.began.after(self.timeouts().total) {
+            true => Reason::Deadline,
+            false => Reason::TotalTimeout,
+        }
+    }
+
+    /// When the route tries once more.
+    #[inline]
+    pub fn retries(&self) -> &RetryPolicy {
+        &self.routed().retries
+    }
+
+    /// Whether most of its time has gone by since its head was here: what was late before was the
+    /// client.
+    pub fn had_its_time(&self) -> bool {
+        self.complete.since(self.began) * 2 < self.timeouts().total
     }
 
     /// The route's rules for the answer's fields.
@@ -173,6 +209,8 @@ pub fn admit(
         endpoint: None,
         attempts: 0,
         probe_until: Nanos::NEVER,
+        deadline: None,
+        answer_until: Nanos::NEVER,
         is_timed: false,
         log: None,
         route: None,
@@ -270,6 +308,13 @@ fn decide(
                 dropped = dropped.with(kind);
             }
         }
+        for kind in deadline::KINDS {
+            dropped = dropped.with(kind);
+        }
+        let left = if client.trusted_peer { deadline::left(&head.fields) } else { None };
+        if left.is_some_and(|left| left <= order.complete.since(order.began)) {
+            return Err(Reason::Deadline);
+        }
         if max_forwards.is_some() {
             dropped = dropped.with(FieldKind::MaxForwards);
         }
@@ -299,6 +344,15 @@ fn decide(
             let ruled = |name: &[u8]| !rules.is_empty() && rules.drops(name);
             let forwarding = &listener.forwarding;
             written = forwarding.write(&client, &arrival, &head.fields, ids, ruled, out);
+            if let Some(left) = left {
+                let left = left - order.complete.since(order.began);
+                let is_ruled =
+                    ruled(b"x-request-deadline") || ruled(b"x-envoy-expected-rq-timeout-ms");
+                order.deadline = Some(match is_ruled {
+                    true => Deadline::unsaid(left, order.complete),
+                    false => Deadline::write(left, order.complete, out),
+                });
+            }
             if let Some(left) = max_forwards {
                 let mut digits = itoa::Buffer::new();
                 encode::line(b"Max-Forwards", digits.format(left).as_bytes(), out);

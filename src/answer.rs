@@ -37,6 +37,9 @@ pub struct Answered {
     pub http10: bool,
     /// Bytes of the head.
     pub head_bytes: usize,
+    /// For how long the origin asks to be spared (RFC 9110, 10.2.3), in whole seconds; only looked
+    /// for in a 429 or a 503.
+    pub retry_after: Option<u32>,
 }
 
 /// Room for an answer's head, before it is refused. Origins are trusted further than clients.
@@ -130,5 +133,43 @@ pub fn take(
         reusable: head.keep_alive && head.framing != Framing::UntilClose && !switches,
         http10: head.version == Version::Http10,
         head_bytes: head.len,
+        retry_after: match head.status {
+            429 | 503 => {
+                let value = head.fields.get(b"retry-after");
+                value.and_then(|value| retry_after(value, context.date))
+            }
+            _ => None,
+        },
     }))
+}
+
+/// Seconds, or a date (RFC 9110, 10.2.3).
+fn retry_after(value: &[u8], date: &[u8]) -> Option<u32> {
+    let value = std::str::from_utf8(value).ok()?.trim();
+    if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(value.parse().unwrap_or(u32::MAX));
+    }
+    let until = httpdate::parse_http_date(value).ok()?;
+    let now = httpdate::parse_http_date(std::str::from_utf8(date).ok()?).ok()?;
+    let left = until.duration_since(now).unwrap_or_default();
+    Some(u32::try_from(left.as_secs()).unwrap_or(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_in_both_forms() {
+        let now = b"Mon, 23 Nov 2026 05:00:00 GMT";
+        let seconds = |value: &str| retry_after(value.as_bytes(), now);
+        assert_eq!(seconds("0"), Some(0));
+        assert_eq!(seconds(" 120 "), Some(120));
+        assert_eq!(seconds("99999999999999999999"), Some(u32::MAX));
+        assert_eq!(seconds("Mon, 23 Nov 2026 05:00:07 GMT"), Some(7));
+        assert_eq!(seconds("Mon, 23 Nov 2026 04:59:00 GMT"), Some(0));
+        for nonsense in ["", "-1", "1.5", "soon", "1 2", "\u{e9}"] {
+            assert_eq!(seconds(nonsense), None, "{nonsense}");
+        }
+    }
 }

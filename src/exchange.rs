@@ -4,8 +4,9 @@
 //!
 //! ```text
 //! pick -> pool or connect -> head (and a short body) -> head of the answer -> body -> pool
-//!                 ^                                            |
-//!                 +--- once more, if a kept connection had ended, and nothing is lost
+//!  ^              ^                                            |
+//!  |              +--- once more, if a kept connection had ended, and nothing is lost
+//!  +--- another try, if the route has retries for what happened
 //! ```
 
 mod patience;
@@ -13,6 +14,8 @@ mod patience;
 mod place;
 
 mod reply;
+
+mod retry;
 
 use std::cell::Cell;
 use std::future::Future;
@@ -26,6 +29,7 @@ use crate::answer::Answered;
 use crate::http::encode::Persistence;
 use crate::http::head::Framing;
 use crate::net::{Socket, Timer, would_block};
+use crate::plan::Pool;
 use crate::reason::Reason;
 use crate::relay::{Broken, Flow, Incoming, Outgoing, Relay};
 use crate::shard::Shard;
@@ -36,6 +40,7 @@ use crate::upstream::{Connection, Endpoint};
 use patience::{Uploading, Waiting};
 use place::{Opening, Place};
 use reply::Reply;
+use retry::{Avoided, Tries};
 
 pub use patience::within;
 
@@ -123,6 +128,15 @@ struct Exchanged {
 
 /// An exchange that did not.
 enum Undone {
+    /// Another try has leave in place of this answer, of which the client has seen nothing.
+    Again {
+        /// Its status.
+        status: u16,
+        /// How long it took, if that is measured.
+        latency: Option<Duration>,
+        /// The endpoint's connection can be used again.
+        reusable: bool,
+    },
     /// Nothing of an answer has reached the client.
     NotAnswered(NoAnswer),
     /// A part of it has.
@@ -149,6 +163,20 @@ impl From<NoAnswer> for Undone {
     }
 }
 
+/// How a try ended, where that was not the request's end.
+enum Tried {
+    /// With an answer that is worth another.
+    Again { status: u16, latency: Option<Duration> },
+    /// Without one, or with a part of it.
+    Failed(Failure),
+}
+
+impl Tried {
+    fn failed(reason: Reason, body_left: bool) -> Tried {
+        Tried::Failed(Failure::untold(reason, body_left))
+    }
+}
+
 /// What came first in an exchange whose request body is still arriving.
 enum First {
     Uploaded(Result<(), Broken>),
@@ -169,6 +197,12 @@ impl<'a> Exchange<'a> {
     ) -> Result<Outcome, Failure> {
         let mut body_left = !matches!(order.framing, Framing::None);
         let mut now = order.complete;
+        if body_left && let Some(length) = self.body_to_keep(order) {
+            let whole = Box::pin(self.receive_body(order, length)).await;
+            whole.map_err(|reason| Failure::untold(reason, body_left))?;
+            body_left = false;
+            now = Nanos::now();
+        }
         self.shard.agreement.look(now);
         let mut route = None;
         if let Some(breaker) = breaker {
@@ -180,13 +214,14 @@ impl<'a> Exchange<'a> {
         }
         // After a wait at the route's breaker the plan may be another one.
         let placed = match breaker {
-            None => self.place_at_once(&order.plan, cluster, hash, now),
+            None => self.place_at_once(&order.plan, cluster, hash, now, |_| true),
             Some(_) => Err(None),
         };
-        let (endpoint, mut place) = match placed {
+        let (mut endpoint, mut place) = match placed {
             Ok(placed) => placed,
             Err(chosen) => {
-                let placed = Box::pin(self.place(order, cluster, hash, chosen)).await;
+                let none = Avoided::default();
+                let placed = Box::pin(self.place(order, cluster, hash, chosen, none)).await;
                 now = Nanos::now();
                 let (endpoint, mut place) =
                     placed.map_err(|reason| Failure::untold(reason, body_left))?;
@@ -200,10 +235,12 @@ impl<'a> Exchange<'a> {
         }
         order.probe_until = place.probe_until();
         order.is_timed = order.log.is_some() || order.plan.cluster(cluster).times_answers;
-        if order.framing == Framing::Chunked && endpoint.speaks_http10() {
-            return Err(Failure::untold(Reason::LengthRequired, body_left));
+        let mut tries = Tries::new(order, place.probes_route());
+        if tries.are_paid_for() {
+            self.shard.agreement.deposit(endpoint.slot, now);
         }
         if let Framing::Length(length) = order.framing
+            && body_left
             && length <= self.inbound.len().min(order.out.room()) as u64
         {
             // A short body travels with its head, and can be sent again with it.
@@ -218,68 +255,157 @@ impl<'a> Exchange<'a> {
         }
         let replayable = !body_left && order.method.idempotent();
         let pool = order.plan.cluster(cluster).pool;
-        // A probe is sent once: not on a connection that may turn out to be stale.
-        let may_reuse = !order.is_probe();
-        let mut kept = match may_reuse && !self.shard.agreement.awaits_connection(endpoint.slot) {
-            true => endpoint.take_idle(&pool, now, replayable),
-            false => None,
-        };
-        let failure = loop {
+        let learns = order.plan.cluster(cluster).weighs_latency;
+        let mut kept = self.take_kept(order, &endpoint, &pool, replayable, now);
+        let failure = 'tries: loop {
             order.attempts += 1;
-            let connection = match kept.take() {
-                Some(connection) => connection,
-                None => {
-                    let opened = self.open(order, cluster, &endpoint, replayable, &mut place).await;
-                    now = Nanos::now();
-                    match opened {
-                        // It spoke before it was asked: whatever that is, it is no answer.
-                        Ok(new) if !new.reused && !new.socket().is_quiet() => {
-                            place.used();
-                            break Failure::untold(Reason::BadAnswer, body_left);
+            if let Some(deadline) = order.deadline {
+                deadline.tell(now, order.out.filled_mut());
+            }
+            let mut sent = false;
+            let tried = 'tried: {
+                if order.framing == Framing::Chunked && endpoint.speaks_http10() {
+                    break 'tried Tried::failed(Reason::LengthRequired, body_left);
+                }
+                let connection = match kept.take() {
+                    Some(connection) => connection,
+                    None => {
+                        let opened =
+                            self.open(order, cluster, &endpoint, replayable, &mut place).await;
+                        now = Nanos::now();
+                        match opened {
+                            // It spoke before it was asked: whatever that is, it is no answer.
+                            Ok(new) if !new.reused && !new.socket().is_quiet() => {
+                                place.used();
+                                break 'tried Tried::failed(Reason::BadAnswer, body_left);
+                            }
+                            Ok(connection) => connection,
+                            Err(reason) => break 'tried Tried::failed(reason, body_left),
                         }
-                        Ok(connection) => connection,
-                        Err(reason) => break Failure::untold(reason, body_left),
                     }
+                };
+                place.used();
+                sent = true;
+                let exchanged = if body_left {
+                    // Boxed: it is large and rare, and every session would have to hold room for it.
+                    Box::pin(self.with_upload(order, &connection, &mut place, now)).await
+                } else {
+                    self.at_once(order, cluster, &connection, &mut place, &mut tries, now).await
+                };
+                match exchanged {
+                    Ok(Exchanged { outcome, upstream_reusable }) => {
+                        now = Nanos::now();
+                        if upstream_reusable {
+                            connection.keep(&pool, now);
+                        }
+                        let latency = outcome.upstream_time.unwrap_or_default();
+                        let said = place.end(Ok(outcome.status), true, latency, now);
+                        if learns {
+                            endpoint.learn(said, latency, now);
+                        }
+                        tries.ended(order, outcome.status, &self.shard.counters);
+                        return Ok(outcome);
+                    }
+                    Err(Undone::Again { status, latency, reusable }) => {
+                        if reusable {
+                            connection.keep(&pool, Nanos::now());
+                        }
+                        Tried::Again { status, latency }
+                    }
+                    // It may have timed out just as we used it: once more, on a new one, unless the
+                    // origin may have acted on it already (RFC 9110, 9.2.2).
+                    Err(Undone::NotAnswered(NoAnswer::Stale))
+                        if connection.reused && replayable =>
+                    {
+                        self.shard.counters.retries.add(1);
+                        continue 'tries;
+                    }
+                    Err(Undone::NotAnswered(NoAnswer::Stale)) => {
+                        Tried::failed(Reason::UpstreamReset, body_left)
+                    }
+                    Err(Undone::NotAnswered(NoAnswer::Failed(reason))) => {
+                        Tried::failed(reason, body_left)
+                    }
+                    Err(Undone::CutOff(failure)) => Tried::Failed(failure),
                 }
             };
-            place.used();
-            let exchanged = if body_left {
-                // Boxed: it is large and rare, and every session would have to hold room for it.
-                Box::pin(self.with_upload(order, &connection, &mut place, now)).await
-            } else {
-                self.at_once(order, &connection, &mut place, now).await
-            };
-            match exchanged {
-                Ok(Exchanged { outcome, upstream_reusable }) => {
-                    now = Nanos::now();
-                    if upstream_reusable {
-                        connection.keep(&pool, now);
+            // What was received of a body while it was sent is gone.
+            let lost = sent && body_left;
+            let ended = Nanos::now();
+            // What was sent has a time to be answered in, however many tries that takes.
+            let until = if sent { now.after(order.timeouts().answer) } else { Nanos::NEVER };
+            let failure = match tried {
+                Tried::Again { status, latency } => {
+                    let latency = latency.unwrap_or_default();
+                    let said = place.end_try(Ok(status), true, latency, ended);
+                    if learns {
+                        endpoint.learn(said, latency, ended);
                     }
-                    let latency = outcome.upstream_time.unwrap_or_default();
-                    place.end(Ok(outcome.status), true, latency, now);
-                    return Ok(outcome);
+                    None
                 }
-                // It may have timed out just as we used it: once more, on a new one, unless the
-                // origin may have acted on it already (RFC 9110, 9.2.2).
-                Err(Undone::NotAnswered(NoAnswer::Stale)) if connection.reused && replayable => {
-                    self.shard.counters.retries.add(1);
+                Tried::Failed(failure)
+                    if lost
+                        || failure.told.is_some()
+                        || !tries.want_after(order, failure.reason, sent) =>
+                {
+                    break failure;
                 }
-                Err(Undone::NotAnswered(NoAnswer::Stale)) => {
-                    break Failure::untold(Reason::UpstreamReset, body_left);
+                Tried::Failed(failure) => {
+                    let had_its_time = order.had_its_time();
+                    let reason = Err(failure.reason);
+                    let said = place.end_try(reason, had_its_time, Duration::ZERO, ended);
+                    if learns {
+                        endpoint.learn(said, ended.since(now), ended);
+                    }
+                    let leave = self.may_retry(order, cluster, None, until, &mut tries);
+                    if !Box::pin(leave).await {
+                        break failure;
+                    }
+                    Some(failure)
                 }
-                Err(Undone::NotAnswered(NoAnswer::Failed(reason))) => {
+            };
+            order.answer_until = order.answer_until.min(until);
+            match Box::pin(self.place_again(order, cluster, hash, &tries)).await {
+                Ok((other, mut next)) => {
+                    next.follow(&mut place);
+                    next.has_waited();
+                    (endpoint, place) = (other, next);
+                }
+                Err(reason @ (Reason::ClientGone | Reason::DrainTimeout)) => {
                     break Failure::untold(reason, body_left);
                 }
-                Err(Undone::CutOff(failure)) => break failure,
+                Err(reason) => break failure.unwrap_or_else(|| Failure::untold(reason, body_left)),
             }
+            now = Nanos::now();
+            order.endpoint = Some(endpoint.clone());
+            order.probe_until = place.probe_until();
+            kept = self.take_kept(order, &endpoint, &pool, replayable, now);
         };
-        let timeouts = order.timeouts();
-        let had_its_time = !failure.body_left
-            && failure.told.is_none()
-            && order.complete.since(order.began) * 2 < timeouts.total;
+        let had_its_time = !failure.body_left && failure.told.is_none() && order.had_its_time();
         let latency = failure.upstream_time.unwrap_or_default();
-        place.end(Err(failure.reason), had_its_time, latency, Nanos::now());
+        let ended = Nanos::now();
+        let said = place.end(Err(failure.reason), had_its_time, latency, ended);
+        if learns {
+            endpoint.learn(said, ended.since(now), ended);
+        }
         Err(failure)
+    }
+
+    /// A connection that is there already.
+    #[inline(always)]
+    fn take_kept(
+        &self,
+        order: &Order,
+        endpoint: &Rc<Endpoint>,
+        pool: &Pool,
+        replayable: bool,
+        now: Nanos,
+    ) -> Option<Connection> {
+        // A probe is sent once: not on a connection that may turn out to be stale.
+        if order.is_probe() || self.shard.agreement.awaits_connection(endpoint.slot) {
+            return None;
+        }
+        endpoint.take_idle(pool, now, replayable)
     }
 
     /// Opens a connection, if the limits leave a place for it, within its time.
@@ -304,12 +430,12 @@ impl<'a> Exchange<'a> {
         };
         let now = Nanos::now();
         let limit = now.after(order.plan.cluster(cluster).connect_timeout);
-        let total = order.began.after(order.timeouts().total);
+        let total = order.ends_by();
         let due = limit.min(total).min(order.probe_until);
         self.timer.set(due, now);
         let connecting = pin!(endpoint.connect(lease));
         let late = |now| match now >= total && total < limit {
-            true => Err(Reason::TotalTimeout),
+            true => Err(order.out_of_time()),
             false => Err(Reason::ConnectTimeout),
         };
         match within(self.shard, self.timer, connecting, late).await {
@@ -341,14 +467,16 @@ impl<'a> Exchange<'a> {
     async fn at_once(
         &mut self,
         order: &Order,
+        cluster: usize,
         connection: &Connection,
         place: &mut Place<'_>,
+        tries: &mut Tries<'a>,
         now: Nanos,
     ) -> Result<Exchanged, Undone> {
-        let Exchange { shard, client, timer, inbound } = self;
+        let (shard, client) = (self.shard, self.client);
         let upstream = connection.socket();
         let mut waiting = Waiting::begin(order, now);
-        timer.set(waiting.first_look(now), now);
+        self.timer.set(waiting.first_look(now), now);
         match upstream.try_send(order.out.filled()) {
             Ok(count) if count == order.out.len() => {}
             first => {
@@ -360,7 +488,7 @@ impl<'a> Exchange<'a> {
                     Err(error) if !would_block(&error) => true,
                     _ => {
                         let send = pin!(send(upstream, rest));
-                        within(shard, timer, send, |now| waiting.look(now))
+                        within(shard, self.timer, send, |now| waiting.look(now))
                             .await
                             .map_err(NoAnswer::from)?
                             .is_err()
@@ -376,16 +504,16 @@ impl<'a> Exchange<'a> {
         let answered = loop {
             match reply.look(false)? {
                 Received::Partial => {
-                    let arrived = waiting.until_readable(shard, upstream, client, timer).await;
+                    let arrived = waiting.until_readable(shard, upstream, client, self.timer).await;
                     arrived.map_err(NoAnswer::from)?;
                     reply.receive(upstream)?;
                 }
                 Received::Final(answered) => break answered,
                 Received::Interim => {
                     let now = Nanos::now();
-                    timer.set(timer.due(), now);
+                    self.timer.set(self.timer.due(), now);
                     let send = pin!(reply.send_interim(client));
-                    within(shard, timer, send, |now| waiting.look(now))
+                    within(shard, self.timer, send, |now| waiting.look(now))
                         .await
                         .and_then(|sent| sent)
                         .map_err(NoAnswer::from)?;
@@ -393,6 +521,18 @@ impl<'a> Exchange<'a> {
             }
         };
         place.answered(order, answered.status, reply.upstream_time());
+        if tries.want(order, answered.status) {
+            let sparing = answered.retry_after.map(|time| Duration::from_secs(time.into()));
+            let until = now.after(order.timeouts().answer);
+            if Box::pin(self.may_retry(order, cluster, sparing, until, tries)).await {
+                return Err(Undone::Again {
+                    status: answered.status,
+                    latency: reply.upstream_time(),
+                    reusable: answered.reusable && reply.is_whole(&answered),
+                });
+            }
+        }
+        let Exchange { timer, inbound, .. } = self;
         let flow = Flow::default();
         if answered.persistence == Persistence::Upgrade {
             let tunnel = reply.tunnel(upstream, client, timer, std::mem::take(inbound));

@@ -259,6 +259,12 @@ pub struct ShardCounters {
     pub upstream_idle: Gauge,
     /// Requests sent once more.
     pub retries: Counter,
+    /// Those among them by which the client got an answer that was worth no further try.
+    pub retries_succeeded: Counter,
+    /// Retries that were wanted, but as many were in flight as may.
+    pub retries_refused_limit: Counter,
+    /// Retries that were wanted, but that nobody had paid for.
+    pub retries_refused_budget: Counter,
     /// The generation of the plan that new requests are served by.
     pub plan_generation: Gauge,
     /// Access log lines that found no room.

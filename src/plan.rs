@@ -154,8 +154,10 @@ pub struct Cluster {
     pub pending_timeout: Duration,
     /// Whether a 5xx is a failure for the breakers; true by default.
     pub failure_statuses: bool,
-    /// Whether the breaker asks how long answers take.
+    /// Whether the breaker or the balancer asks how long answers take.
     pub times_answers: bool,
+    /// Whether the balancer does.
+    pub weighs_latency: bool,
     /// Kept connections.
     pub pool: Pool,
 }

@@ -74,6 +74,10 @@ pub enum Reason {
     PendingLimit,
     /// No place became free in time: 503.
     PendingTimeout,
+    /// No answer within the route's limit for one try, and no further one: 504.
+    TryTimeout,
+    /// The time that the caller gave is over: 504, or cut off.
+    Deadline,
 }
 
 /// Whose fault a [`Reason`] is; metrics and, later, breakers ask.
@@ -97,7 +101,7 @@ struct Facts {
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Reason; 34] = {
+    pub const ALL: [Reason; 36] = {
         use Reason::*;
         [
             BadHead,
@@ -134,6 +138,8 @@ impl Reason {
             RequestLimit,
             PendingLimit,
             PendingTimeout,
+            TryTimeout,
+            Deadline,
         ]
     };
 
@@ -175,6 +181,8 @@ impl Reason {
             RequestLimit => (503, "limit-requests", "UO", Ours),
             PendingLimit => (503, "limit-pending", "UO", Ours),
             PendingTimeout => (503, "timeout-pending", "UO", Ours),
+            TryTimeout => (504, "timeout-try", "UT", Upstream),
+            Deadline => (504, "timeout-deadline", "UT", Client),
         };
         Facts { status, name, flag, fault }
     }

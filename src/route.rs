@@ -20,12 +20,14 @@ use bytes::Bytes;
 
 mod matcher;
 mod redirect;
+mod retries;
 mod rewrite;
 mod router;
 mod rules;
 
 pub use matcher::{FieldMatch, HostMatch, Matcher, PathMatch, RequestView, ValueMatch};
 pub use redirect::{Asked, Redirect, RedirectPath};
+pub use retries::{Condition, Conditions, RetryPolicy};
 pub use rewrite::is_path;
 pub use router::Router;
 pub use rules::{HeaderRules, is_field_name, is_field_value};
@@ -43,6 +45,8 @@ pub struct Route {
     pub response_headers: HeaderRules,
     /// How long the upstream may take.
     pub timeouts: RouteTimeouts,
+    /// When another try is worth it.
+    pub retries: RetryPolicy,
     /// Sends the path upstream as it was received instead of normalised. A `prefix_rewrite` goes
     /// before: it always rewrites the normalised path.
     pub preserve_path: bool,
@@ -62,6 +66,7 @@ impl Route {
             request_headers: HeaderRules::default(),
             response_headers: HeaderRules::default(),
             timeouts: RouteTimeouts::default(),
+            retries: RetryPolicy::default(),
             preserve_path: false,
             body_bytes_max: None,
             prefix_bytes: 0,
@@ -88,7 +93,8 @@ impl Route {
 /// Time limits between us and the endpoint; zero switches one off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouteTimeouts {
-    /// From the end of the request to the head of the final answer. Default 15 s; 504.
+    /// From the end of the request to the head of the final answer, retries included. Default 15 s;
+    /// 504.
     pub answer: Duration,
     /// From the request's head to the end of the answer. Off by default.
     pub total: Duration,

@@ -73,7 +73,7 @@ fn profiles_serve() {
 
 /// Where a part of the configuration is explained: the section of the README, and what stands before
 /// its keys there.
-const TUNING: [(&str, &str, &str); 18] = [
+const TUNING: [(&str, &str, &str); 20] = [
     ("Shards", "Threads", ""),
     ("PerCore", "Threads", "per_core"),
     ("ListenerTimeouts", "Clients", "timeouts."),
@@ -83,12 +83,14 @@ const TUNING: [(&str, &str, &str); 18] = [
     ("PathSettings", "Clients", "path."),
     ("Match", "Routes", "match."),
     ("RouteTimeouts", "Routes", "timeouts."),
+    ("Retries", "Routes", "retries."),
     ("RingHash", "Origins", "balance.ring_hash."),
     ("Pool", "Origins", "pool."),
     ("ClusterTimeouts", "Origins", "timeouts."),
     ("Limits", "Origins", "limits."),
     ("EndpointLimits", "Origins", "limits.per_endpoint"),
     ("Breaker", "Origins", "breaker."),
+    ("RetryBudget", "Origins", "retry_budget."),
     ("Log", "The process", "log."),
     ("Admin", "The process", "admin."),
     ("Shutdown", "The process", "shutdown."),
@@ -111,12 +113,13 @@ const NO_TUNING: [&str; 12] = [
 ];
 
 /// Keys of the parts above that are no knobs, or are a part themselves.
-const NO_KNOBS: [(&str, &str); 5] = [
+const NO_KNOBS: [(&str, &str); 6] = [
     ("Log", "format"),
     ("Shards", "per_core"),
     ("RingHash", "key"),
     ("Limits", "per_endpoint"),
     ("Match", "hosts"),
+    ("Retries", "statuses"),
 ];
 
 /// The words in backquotes in the first cell of each row, by the section that the row stands in.

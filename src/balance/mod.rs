@@ -18,6 +18,7 @@ use crate::rng::Rng;
 
 mod least_request;
 mod maglev;
+mod peak_ewma;
 mod random;
 mod ring_hash;
 mod round_robin;
@@ -25,6 +26,8 @@ mod sample;
 
 use least_request::LeastRequest;
 pub use maglev::Maglev;
+use peak_ewma::PeakEwma;
+pub use peak_ewma::{FAILURE, Latency};
 use random::Random;
 pub use ring_hash::{RING_SIZE_MAX, RING_SIZE_MIN, Ring};
 use round_robin::RoundRobin;
@@ -36,6 +39,8 @@ pub enum Policy {
     RoundRobin,
     /// Of two drawn at random, the one with fewer requests in flight for its weight.
     LeastRequest,
+    /// Of two drawn at random, the one that is likely to answer sooner.
+    PeakEwma,
     /// At random, by weight.
     Random,
     /// The same key goes to the same endpoint, by a ring of hashed points (ketama).
@@ -46,12 +51,16 @@ pub enum Policy {
         ring_size_min: u32,
         /// Points on the ring, at most; [`RING_SIZE_MAX`] by default.
         ring_size_max: u32,
+        /// See [`Bound`].
+        bounded_load: Option<u32>,
     },
     /// The same key goes to the same endpoint, by Maglev's table: more even and faster than a
     /// ring, but a change of endpoints moves a few more keys.
     Maglev {
         /// What is hashed.
         key: HashKey,
+        /// See [`Bound`].
+        bounded_load: Option<u32>,
     },
 }
 
@@ -61,8 +70,8 @@ impl Policy {
     #[inline]
     pub fn hash(&self, fields: &Fields<'_, '_>, client: IpAddr) -> Option<u64> {
         match self {
-            Policy::RingHash { key, .. } | Policy::Maglev { key } => key.hash(fields, client),
-            Policy::RoundRobin | Policy::LeastRequest | Policy::Random => None,
+            Policy::RingHash { key, .. } | Policy::Maglev { key, .. } => key.hash(fields, client),
+            Policy::RoundRobin | Policy::LeastRequest | Policy::PeakEwma | Policy::Random => None,
         }
     }
 }
@@ -125,7 +134,9 @@ impl Table {
                 Ring::build(&keyed(endpoints), *ring_size_min, *ring_size_max),
             )),
             Policy::Maglev { .. } => Table::Maglev(Arc::new(Maglev::build(&keyed(endpoints)))),
-            Policy::RoundRobin | Policy::LeastRequest | Policy::Random => Table::None,
+            Policy::RoundRobin | Policy::LeastRequest | Policy::PeakEwma | Policy::Random => {
+                Table::None
+            }
         }
     }
 }
@@ -153,10 +164,55 @@ fn keyed(endpoints: &[Endpoint]) -> Vec<(String, u32)> {
         .collect()
 }
 
+/// What is under way, as one shard sees it.
+pub trait Loads {
+    /// Requests that endpoint `index` has not yet answered.
+    fn in_flight(&self, index: usize) -> u32;
+
+    /// Those of all endpoints together.
+    fn in_flight_in_all(&self) -> u32;
+
+    /// What [`Latency::load`] makes of an endpoint's.
+    fn waiting_time(&self, index: usize) -> f64;
+}
+
+/// How much more than its share of the requests in flight an endpoint may have before its keys go
+/// elsewhere (Mirrokni et al., "Consistent Hashing with Bounded Loads"; Envoy's
+/// `hash_balance_factor`).
+#[derive(Debug)]
+struct Bound {
+    /// Of its share, above 100.
+    percent: u64,
+    weights: Box<[u32]>,
+    weight_of_all: u64,
+}
+
+impl Bound {
+    fn new(policy: &Policy, weights: impl Iterator<Item = u32>) -> Option<Bound> {
+        let (Policy::RingHash { bounded_load, .. } | Policy::Maglev { bounded_load, .. }) = policy
+        else {
+            return None;
+        };
+        let weights: Box<[u32]> = weights.collect();
+        let weight_of_all = weights.iter().map(|weight| u64::from(*weight)).sum();
+        Some(Bound { percent: u64::from((*bounded_load)?), weights, weight_of_all })
+    }
+
+    /// Whether one more request, counted among all, would be within the bound: rounded up, so that
+    /// each endpoint may have one.
+    fn allows(&self, index: usize, loads: &impl Loads) -> bool {
+        let all = u128::from(loads.in_flight_in_all()) + 1;
+        let share = all * u128::from(self.percent) * u128::from(self.weights[index]);
+        let most = share.div_ceil(100 * u128::from(self.weight_of_all));
+        u128::from(loads.in_flight(index)) < most
+    }
+}
+
 /// One shard's state for one cluster.
 #[derive(Debug)]
 pub struct Balancer {
     choice: Choice,
+    bound: Option<Bound>,
     rng: Rng,
 }
 
@@ -164,6 +220,7 @@ pub struct Balancer {
 enum Choice {
     RoundRobin(RoundRobin),
     LeastRequest(LeastRequest),
+    PeakEwma(PeakEwma),
     Random(Random),
     Ring(Arc<Ring>),
     Maglev(Arc<Maglev>),
@@ -191,6 +248,7 @@ impl Balancer {
             (Table::None, Policy::LeastRequest) => {
                 Choice::LeastRequest(LeastRequest::new(weights()))
             }
+            (Table::None, Policy::PeakEwma) => Choice::PeakEwma(PeakEwma::new(weights())),
             (Table::None, Policy::Random) => Choice::Random(Random::new(weights())),
             (Table::None, _) => {
                 let mut turns = RoundRobin::new(weights());
@@ -198,26 +256,49 @@ impl Balancer {
                 Choice::RoundRobin(turns)
             }
         };
-        Balancer { choice, rng }
+        Balancer { choice, bound: Bound::new(policy, weights()), rng }
     }
 
     /// The endpoint for the next request; `None` if no endpoint is usable.
     ///
-    /// `in_flight(i)` counts the requests of this shard that endpoint `i` has not yet answered. `hash` is what [`Policy::hash`] gave. `usable(i)` may be asked
-    /// more than once about an endpoint and must not change its mind within a call.
+    /// `hash` is what [`Policy::hash`] gave. `usable(i)` may be asked more than once about an endpoint
+    /// and must not change its mind within a call.
     #[inline]
     pub fn pick(
         &mut self,
-        in_flight: impl Fn(usize) -> u32,
+        loads: &impl Loads,
         hash: Option<u64>,
         usable: impl Fn(usize) -> bool,
     ) -> Option<usize> {
         match &mut self.choice {
             Choice::RoundRobin(turns) => turns.pick(usable),
-            Choice::LeastRequest(least) => least.pick(in_flight, &mut self.rng, usable),
+            Choice::LeastRequest(least) => {
+                least.pick(|index| loads.in_flight(index), &mut self.rng, usable)
+            }
+            Choice::PeakEwma(peak) => {
+                peak.pick(|index| loads.waiting_time(index), &mut self.rng, usable)
+            }
             Choice::Random(random) => random.pick(&mut self.rng, usable),
-            Choice::Ring(ring) => ring.pick(hash.unwrap_or_else(|| self.rng.bits()), usable),
-            Choice::Maglev(table) => table.pick(hash.unwrap_or_else(|| self.rng.bits()), usable),
+            Choice::Ring(_) | Choice::Maglev(_) => {
+                let hash = hash.unwrap_or_else(|| self.rng.bits());
+                if let Some(bound) = &self.bound
+                    && let Some(picked) =
+                        self.look_up(hash, |index| bound.allows(index, loads) && usable(index))
+                {
+                    return Some(picked);
+                }
+                // Nobody is within the bound, where others are not usable.
+                self.look_up(hash, usable)
+            }
+        }
+    }
+
+    #[inline]
+    fn look_up(&self, hash: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
+        match &self.choice {
+            Choice::Ring(ring) => ring.pick(hash, usable),
+            Choice::Maglev(table) => table.pick(hash, usable),
+            _ => None,
         }
     }
 }
@@ -242,16 +323,41 @@ mod tests {
             .collect()
     }
 
-    fn policies() -> [Policy; 5] {
+    fn policies() -> [Policy; 6] {
         let key = HashKey::SourceAddress;
         [
             Policy::RoundRobin,
             Policy::LeastRequest,
+            Policy::PeakEwma,
             Policy::Random,
-            Policy::RingHash { key: key.clone(), ring_size_min: 64, ring_size_max: 1_024 },
-            Policy::Maglev { key },
+            Policy::RingHash {
+                key: key.clone(),
+                ring_size_min: 64,
+                ring_size_max: 1_024,
+                bounded_load: Some(125),
+            },
+            Policy::Maglev { key, bounded_load: None },
         ]
     }
+
+    /// Loads by index.
+    struct Busy<'a>(&'a [u32]);
+
+    impl Loads for Busy<'_> {
+        fn in_flight(&self, index: usize) -> u32 {
+            self.0.get(index).copied().unwrap_or(0)
+        }
+
+        fn in_flight_in_all(&self) -> u32 {
+            self.0.iter().sum()
+        }
+
+        fn waiting_time(&self, index: usize) -> f64 {
+            self.in_flight(index).into()
+        }
+    }
+
+    const IDLE: Busy<'static> = Busy(&[]);
 
     fn hash_of(key: HashKey, lines: &str) -> Option<u64> {
         let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n");
@@ -293,7 +399,7 @@ mod tests {
     #[test]
     fn no_endpoints_no_choice() {
         for policy in policies() {
-            assert_eq!(Balancer::new(&policy, &[], 1).pick(|_| 0, Some(7), |_| true), None);
+            assert_eq!(Balancer::new(&policy, &[], 1).pick(&IDLE, Some(7), |_| true), None);
         }
     }
 
@@ -301,8 +407,57 @@ mod tests {
     fn shards_begin_at_different_endpoints() {
         let list = endpoints(&[1; 100]);
         let first =
-            |seed| Balancer::new(&Policy::RoundRobin, &list, seed).pick(|_| 0, None, |_| true);
+            |seed| Balancer::new(&Policy::RoundRobin, &list, seed).pick(&IDLE, None, |_| true);
         assert!((1..10).any(|seed| first(seed) != first(0)));
+    }
+
+    /// One hot key: no endpoint gets more than the bound, and each gets its own keys below it.
+    #[test]
+    fn a_hot_key_spills_over() {
+        let key = || HashKey::SourceAddress;
+        let ring = |bounded_load| Policy::RingHash {
+            key: key(),
+            ring_size_min: RING_SIZE_MIN,
+            ring_size_max: RING_SIZE_MAX,
+            bounded_load,
+        };
+        let maglev = |bounded_load| Policy::Maglev { key: key(), bounded_load };
+        let weights = [1, 1, 2, 1, 1];
+        let list = endpoints(&weights);
+        for policy in [ring(Some(125)), maglev(Some(125)), ring(Some(200)), maglev(Some(101))] {
+            let (Policy::RingHash { bounded_load: Some(percent), .. }
+            | Policy::Maglev { bounded_load: Some(percent), .. }) = policy
+            else {
+                unreachable!("they are bounded");
+            };
+            let mut balancer = Balancer::new(&policy, &list, 1);
+            let home = balancer.pick(&IDLE, Some(7), |_| true);
+            let mut in_flight = vec![0; list.len()];
+            for all in 1u32..=600 {
+                let picked = balancer.pick(&Busy(&in_flight), Some(7), |_| true).unwrap();
+                in_flight[picked] += 1;
+                let most = (f64::from(all * weights[picked] * percent) / 600.0).ceil() as u32;
+                assert!(in_flight[picked] <= most, "{policy:?}: {in_flight:?}");
+            }
+            let used = in_flight.iter().filter(|count| **count > 0).count();
+            assert!(used >= 2, "{policy:?}: {in_flight:?}");
+            let nobody = vec![0; list.len()];
+            assert_eq!(balancer.pick(&Busy(&nobody), Some(7), |_| true), home);
+        }
+        let mut unbounded = Balancer::new(&ring(None), &list, 1);
+        let home = unbounded.pick(&IDLE, Some(7), |_| true).unwrap();
+        let mut in_flight = vec![0; list.len()];
+        in_flight[home] = 1000;
+        assert_eq!(unbounded.pick(&Busy(&in_flight), Some(7), |_| true), Some(home));
+    }
+
+    /// Rather too much than nothing.
+    #[test]
+    fn beyond_the_bound_if_there_is_no_other() {
+        let list = endpoints(&[1, 1, 1]);
+        let policy = Policy::Maglev { key: HashKey::SourceAddress, bounded_load: Some(110) };
+        let mut balancer = Balancer::new(&policy, &list, 1);
+        assert_eq!(balancer.pick(&Busy(&[9, 0, 0]), Some(7), |index| index == 0), Some(0));
     }
 
     proptest! {
@@ -321,7 +476,7 @@ mod tests {
             for policy in policies() {
                 let mut balancer = Balancer::new(&policy, &list, seed);
                 for hash in &hashes {
-                    match balancer.pick(|at| in_flight[at], *hash, |index| seats[index].2) {
+                    match balancer.pick(&Busy(&in_flight), *hash, |index| seats[index].2) {
                         Some(index) => prop_assert!(seats[index].2, "{policy:?} took {index}"),
                         None => prop_assert!(seats.iter().all(|seat| !seat.2), "{policy:?} gave up"),
                     }
@@ -333,9 +488,9 @@ mod tests {
         #[test]
         fn hash_policies_agree_across_shards(hash: u64, count in 1usize..50) {
             let list = endpoints(&vec![1; count]);
-            for policy in &policies()[3..] {
-                let one = Balancer::new(policy, &list, 1).pick(|_| 0, Some(hash), |_| true);
-                let other = Balancer::new(policy, &list, 2).pick(|_| 9, Some(hash), |_| true);
+            for policy in &policies()[4..] {
+                let one = Balancer::new(policy, &list, 1).pick(&IDLE, Some(hash), |_| true);
+                let other = Balancer::new(policy, &list, 2).pick(&IDLE, Some(hash), |_| true);
                 prop_assert_eq!(one, other);
             }
         }

@@ -16,6 +16,8 @@ mod limits;
 
 mod listeners;
 
+mod retries;
+
 mod routes;
 
 mod shards;

@@ -16,17 +16,17 @@ use crate::http::path::{Encoded as Coding, Fragment as Rest, PathPolicy};
 use crate::plan::{self, Plan};
 use crate::reconcile::{
     ClusterLimits, ClusterSpec, EndpointId, EndpointKey, EndpointLimits, EndpointSpec, PlanSpec,
-    Registry, Role, UNLIMITED,
+    Registry, RetryBudget, Role, UNLIMITED,
 };
 use crate::route::{
-    self, Action, FieldMatch, Forward, HeaderRules, HostMatch, Matcher, PathMatch, RedirectPath,
-    Router, Split, ValueMatch,
+    self, Action, Condition, FieldMatch, Forward, HeaderRules, HostMatch, Matcher, PathMatch,
+    RedirectPath, RetryPolicy, Router, Split, ValueMatch,
 };
 
 use super::model::{
     AccessLogFormat, Balance, Breaker, Cluster, Config, Encoded, Fragment, HashKey, HeaderChanges,
-    HeaderLines, Limits, Listener, Match, Mode, Redirect, Respond, Route, RouteTimeouts, Scheme,
-    Treatment,
+    HeaderLines, Limits, Listener, Match, Mode, Redirect, Respond, Retries, RetryOn, Route,
+    RouteTimeouts, Scheme, Treatment,
 };
 use super::values::{Cidr, EndpointAddress, HostPattern, Name, PathText, Ratio};
 
@@ -77,7 +77,14 @@ pub fn compile(
 
 /// What the shards agree on for a cluster; the breakers of routes join it later.
 fn spec(cluster: &Cluster, compiled: &plan::Cluster) -> ClusterSpec {
-    let Limits { max_requests, max_connections, max_pending, per_endpoint, .. } = cluster.limits;
+    let Limits {
+        max_requests,
+        max_connections,
+        max_pending,
+        max_retries,
+        per_endpoint,
+        pending_timeout: _,
+    } = cluster.limits;
     let own = |limit: Option<u32>| limit.map_or(UNLIMITED, u64::from);
     let limits = EndpointLimits {
         requests_max: own(per_endpoint.max_requests),
@@ -92,7 +99,12 @@ fn spec(cluster: &Cluster, compiled: &plan::Cluster) -> ClusterSpec {
             requests_max: max_requests.into(),
             connections_max: max_connections.into(),
             pending_max: max_pending.into(),
-            ..ClusterLimits::default()
+            retries_max: max_retries.into(),
+        },
+        retry_budget: RetryBudget {
+            deposit_milli: cluster.retry_budget.ratio.0 * 10,
+            ttl: cluster.retry_budget.ttl.0,
+            per_second_min: cluster.retry_budget.min_per_second,
         },
         breaker: breaker_settings(&cluster.breaker),
         ejected_percent_max: cluster.breaker.max_ejected.0,
@@ -335,17 +347,18 @@ fn cluster(
         id,
         table: Table::build(&balance, &endpoints),
         endpoints,
-        balance,
         connect_timeout: cluster.timeouts.connect.0,
         pending_timeout: cluster.limits.pending_timeout.0,
         failure_statuses: cluster.breaker.fail_on_5xx,
-        times_answers: !cluster.breaker.max_latency.0.is_zero(),
+        times_answers: !cluster.breaker.max_latency.0.is_zero() || balance == Policy::PeakEwma,
+        weighs_latency: balance == Policy::PeakEwma,
         pool: plan::Pool {
             idle_max: cluster.pool.idle_max,
             idle_timeout: cluster.pool.idle_timeout.0,
             age_max: cluster.pool.age_max.0,
             requests_max: cluster.pool.requests_max,
         },
+        balance,
     }
 }
 
@@ -358,13 +371,18 @@ fn policy(balance: &Balance) -> Policy {
     match balance {
         Balance::RoundRobin => Policy::RoundRobin,
         Balance::LeastRequest => Policy::LeastRequest,
+        Balance::PeakEwma => Policy::PeakEwma,
         Balance::Random => Policy::Random,
         Balance::RingHash(ring) => Policy::RingHash {
             key: key(&ring.key),
             ring_size_min: ring.ring_size_min,
             ring_size_max: ring.ring_size_max,
+            bounded_load: ring.bounded_load.map(|it| it.0),
         },
-        Balance::Maglev(maglev) => Policy::Maglev { key: key(&maglev.key) },
+        Balance::Maglev(maglev) => Policy::Maglev {
+            key: key(&maglev.key),
+            bounded_load: maglev.bounded_load.map(|it| it.0),
+        },
     }
 }
 
@@ -462,9 +480,32 @@ fn route(route: &Route, clusters: &HashMap<String, usize>) -> route::Route {
             total: total.0,
             stream_idle: stream_idle.0,
         },
+        retries: retries(&route.retries),
         preserve_path: route.preserve_path,
         body_bytes_max: route.body_bytes_max.map(|limit| limit.0),
         prefix_bytes: 0,
+    }
+}
+
+fn retries(retries: &Retries) -> RetryPolicy {
+    let condition = |on: &RetryOn| match on {
+        RetryOn::ConnectFailure => Condition::ConnectFailure,
+        RetryOn::Reset => Condition::Reset,
+        RetryOn::GatewayError => Condition::GatewayError,
+        RetryOn::ServerError => Condition::ServerError,
+        RetryOn::Conflict => Condition::Conflict,
+        RetryOn::RetriableStatus => Condition::ListedStatus,
+    };
+    RetryPolicy {
+        attempts: retries.attempts,
+        on: retries.on.iter().map(condition).collect(),
+        statuses: retries.statuses.clone(),
+        non_idempotent: retries.non_idempotent,
+        try_timeout: retries.try_timeout.0,
+        backoff: retries.backoff.0,
+        backoff_max: retries.max_backoff.0,
+        retry_after_max: retries.max_retry_after.0,
+        body_bytes_max: retries.body_bytes_max.0,
     }
 }
 

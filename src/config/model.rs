@@ -13,7 +13,7 @@ use crate::balance::{RING_SIZE_MAX, RING_SIZE_MIN};
 
 use super::error::Problem;
 use super::values::{
-    AdminAddress, Authority, Cidr, EndpointAddress, HeaderName, HeaderValue, HostPattern,
+    AdminAddress, Authority, Cidr, EndpointAddress, Factor, HeaderName, HeaderValue, HostPattern,
     ListenAddress, LogFilter, MethodName, Name, PathText, Period, Ratio, RedirectTarget, RuleName,
     Size, SizeLimit, Token,
 };
@@ -609,6 +609,8 @@ pub struct Route {
     pub response_headers: HeaderChanges,
     /// How long the origin may take.
     pub timeouts: RouteTimeouts,
+    /// When a request that failed is sent once more.
+    pub retries: Retries,
     /// Largest request body. Default: the listener's. Above it 413.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub body_bytes_max: Option<SizeLimit>,
@@ -899,7 +901,8 @@ impl JsonSchema for HeaderLines {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct RouteTimeouts {
-    /// From the end of the request to the head of the final answer. Default 15s; then 504.
+    /// From the end of the request to the head of the final answer, retries included. Default 15s;
+    /// then 504.
     pub answer: Period,
     /// From the head of the request to the end of the answer. Default 0: no limit.
     pub total: Period,
@@ -917,6 +920,81 @@ impl Default for RouteTimeouts {
     }
 }
 
+/// When a request that failed is sent once more, after a short random pause and to another endpoint
+/// if there is one. Each retry has to fit into the cluster's `limits.max_retries`, and to be paid
+/// for by its `retry_budget`; else the client gets what the last try came to. A request of which the
+/// client has seen a part of the answer is never sent again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retries {
+    /// How often, after the first try. Default 1, at most 10; 0: never.
+    #[schemars(range(max = 10))]
+    pub attempts: u32,
+    /// After what. Default `[connect-failure, reset]`.
+    pub on: Vec<RetryOn>,
+    /// The statuses of `retriable-status`, from 400 to 599. Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub statuses: Vec<u16>,
+    /// Also requests whose method is not idempotent (POST, PATCH; RFC 9110, 9.2.2), although the
+    /// origin may have acted on them. Default false: they are only sent again if nothing of them
+    /// was sent.
+    pub non_idempotent: bool,
+    /// From the end of the request to the head of the answer, for each try. What takes longer is a
+    /// `reset`, and 504 `timeout-try` if there is no further try. Default 0: no limit but
+    /// `timeouts.answer`, which holds for all tries together.
+    pub try_timeout: Period,
+    /// The pause before the first retry: random, from 0 to this. It doubles with each further one.
+    /// Default 25ms.
+    pub backoff: Period,
+    /// The longest pause. Default 250ms.
+    pub max_backoff: Period,
+    /// An answer's `Retry-After` is waited for, up to this; an answer that asks for more goes to
+    /// the client. Default 1s.
+    pub max_retry_after: Period,
+    /// A body of up to so many bytes, whose length is known, is received before anything is sent,
+    /// so that it can be sent again; larger ones are sent as they come, and only once. Default
+    /// 64KiB, at most 1MiB. Bodies of methods that are not sent again are never kept, nor where
+    /// `on` is only `connect-failure`.
+    pub body_bytes_max: Size,
+}
+
+impl Default for Retries {
+    fn default() -> Retries {
+        Retries {
+            attempts: 1,
+            on: vec![RetryOn::ConnectFailure, RetryOn::Reset],
+            statuses: Vec::new(),
+            non_idempotent: false,
+            try_timeout: Period::seconds(0),
+            backoff: Period(std::time::Duration::from_millis(25)),
+            max_backoff: Period(std::time::Duration::from_millis(250)),
+            max_retry_after: Period::seconds(1),
+            body_bytes_max: Size(64 * 1024),
+        }
+    }
+}
+
+/// After what a request is sent once more; Envoy's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum RetryOn {
+    /// The endpoint refused the connection, could not be reached, or not in time. Nothing was sent.
+    ConnectFailure,
+    /// No answer: the connection broke, what came was no answer, or `try_timeout` went by; and all
+    /// that `connect-failure` is.
+    Reset,
+    /// 502, 503 or 504; and all that `reset` is.
+    GatewayError,
+    /// Any status from 500 on; and all that `reset` is.
+    #[serde(rename = "5xx")]
+    ServerError,
+    /// 409.
+    #[serde(rename = "retriable-4xx")]
+    Conflict,
+    /// One of `statuses`.
+    RetriableStatus,
+}
+
 /// A group of servers that serve the same thing.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -925,8 +1003,9 @@ pub struct Cluster {
     pub name: Name,
     /// The servers.
     pub endpoints: Vec<Endpoint>,
-    /// How one of them is chosen: `round_robin` (the default), `least_request` (the less busy of
-    /// two random ones), `random`; or by a key: `ring_hash: {key: ...}`, `maglev: {key: ...}`.
+    /// How one of them is chosen: `least_request` (the default; the less busy of two random ones),
+    /// `peak_ewma` (of two random ones, the one that is likely to answer sooner), `round_robin`,
+    /// `random`; or by a key: `ring_hash: {key: ...}`, `maglev: {key: ...}`.
     #[serde(default)]
     pub balance: Balance,
     /// How long connecting may take.
@@ -938,6 +1017,9 @@ pub struct Cluster {
     /// How much may be under way at once.
     #[serde(default)]
     pub limits: Limits,
+    /// How many retries there may be for how many requests.
+    #[serde(default)]
+    pub retry_budget: RetryBudget,
     /// When an endpoint gets no more requests, and how it comes back.
     #[serde(default)]
     pub breaker: Breaker,
@@ -1016,10 +1098,13 @@ impl JsonSchema for Endpoint {
 #[serde(rename_all = "snake_case")]
 pub enum Balance {
     /// In turn, smoothly by weight.
-    #[default]
     RoundRobin,
     /// The less busy of two random ones.
+    #[default]
     LeastRequest,
+    /// Of two random ones, the one where latency times requests in flight is less. Latency rises
+    /// with each slower answer and falls within some 10s; a failure counts as 1s.
+    PeakEwma,
     /// At random, by weight.
     Random,
     /// By a key, on a ring: few requests move when endpoints come and go.
@@ -1040,6 +1125,10 @@ pub struct RingHash {
     /// Most points on the ring, Default 8388608, which is also the most.
     #[serde(default = "ring_size_max")]
     pub ring_size_max: u32,
+    /// How much more than its share of the requests in flight an endpoint may have, from 1.01 to 10:
+    /// beyond it, its keys go to the next one on the ring. Counted on each shard. Default: any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounded_load: Option<Factor>,
 }
 
 fn ring_size_min() -> u32 {
@@ -1056,6 +1145,9 @@ fn ring_size_max() -> u32 {
 pub struct Maglev {
     /// What is hashed.
     pub key: HashKey,
+    /// As of `ring_hash`; keys beyond it go to other places of the table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bounded_load: Option<Factor>,
 }
 
 /// What decides where a request goes.
@@ -1129,6 +1221,8 @@ pub struct Limits {
     pub max_pending: u32,
     /// How long they wait. Default 5s; then 503 `timeout-pending`.
     pub pending_timeout: Period,
+    /// Retries at once, those in their pause included. Default 64. One more is not made; 0: none.
+    pub max_retries: u32,
     /// The same for each endpoint by itself (for each address of a host name). Default: only the
     /// cluster's hold.
     pub per_endpoint: EndpointLimits,
@@ -1141,8 +1235,31 @@ impl Default for Limits {
             max_connections: 1024,
             max_pending: 1024,
             pending_timeout: Period::seconds(5),
+            max_retries: 64,
             per_endpoint: EndpointLimits::default(),
         }
+    }
+}
+
+/// How many retries there may be for how many requests, over all shards: so that an outage does not
+/// multiply the load. What is neither deposited nor among the minimum is not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetryBudget {
+    /// What each request that might be retried pays for its cluster's retries: 0 to 1 in steps of
+    /// 0.01. Default 0.2: one retry for five requests.
+    pub ratio: Ratio,
+    /// How long that is good for, at least 100ms. Default 10s.
+    pub ttl: Period,
+    /// Retries per second beside it, so that a quiet service may retry, too. What is not used adds
+    /// up for `ttl`. Default 3, at most 1000000.
+    #[schemars(range(max = 1_000_000))]
+    pub min_per_second: u32,
+}
+
+impl Default for RetryBudget {
+    fn default() -> RetryBudget {
+        RetryBudget { ratio: Ratio::percent(20), ttl: Period::seconds(10), min_per_second: 3 }
     }
 }
 

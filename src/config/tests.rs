@@ -10,7 +10,8 @@ use crate::breaker;
 use crate::http::path::Encoded as Coding;
 use crate::plan::Plan;
 use crate::reconcile::{
-    ClusterLimits, ClusterSpec, EndpointId, EndpointLimits, EndpointSpec, Registry, Role, UNLIMITED,
+    ClusterLimits, ClusterSpec, EndpointId, EndpointLimits, EndpointSpec, Registry, RetryBudget,
+    Role, UNLIMITED,
 };
 use crate::route::Action;
 
@@ -160,7 +161,9 @@ fn every_limit_and_breaker_setting_arrives() {
       max_connections: 12
       max_pending: 13
       pending_timeout: 14ms
+      max_retries: 14
       per_endpoint: {{max_requests: 8, max_connections: 9, max_pending: 0}}
+    retry_budget: {{ratio: 0.15, ttl: 16s, min_per_second: 17}}
     breaker:
       consecutive_failures: 15
       failure_ratio: 0.16
@@ -191,8 +194,9 @@ fn every_limit_and_breaker_setting_arrives() {
             requests_max: 11,
             connections_max: 12,
             pending_max: 13,
-            ..ClusterLimits::default()
+            retries_max: 14,
         },
+        retry_budget: RetryBudget { deposit_milli: 150, ttl: millis(16_000), per_second_min: 17 },
         breaker: breaker::Settings {
             failures_in_a_row: 15,
             failures_percent: 16,

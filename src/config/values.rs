@@ -350,6 +350,53 @@ impl fmt::Display for Ratio {
     }
 }
 
+/// So many times as much: 1.01 to 10, in steps of 0.01. Holds percent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Factor(pub u32);
+
+impl<'de> Deserialize<'de> for Factor {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Factor, D::Error> {
+        read(deserializer, "a factor from 1.01 to 10, such as 1.25")
+    }
+}
+
+impl Serialize for Factor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(f64::from(self.0) / 100.0)
+    }
+}
+
+impl JsonSchema for Factor {
+    fn schema_name() -> Cow<'static, str> {
+        "Factor".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "type": "number",
+            "description": "A factor from 1.01 to 10, in steps of 0.01.",
+            "minimum": 1.01,
+            "maximum": 10,
+        })
+    }
+}
+
+impl FromStr for Factor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Factor, String> {
+        let percent = text.parse::<f64>().map_or(f64::NAN, |factor| factor * 100.0);
+        let whole = percent.round();
+        if !(101.0..=1000.0).contains(&whole) || (percent - whole).abs() > 1e-6 {
+            let text = clip(text);
+            return Err(format!(
+                "'{text}' is no factor from 1.01 to 10 in steps of 0.01\nwrite 1.25 for a quarter more"
+            ));
+        }
+        Ok(Factor(whole as u32))
+    }
+}
+
 /// What something is called, in other places of the configuration, in logs and in metrics.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct Name(pub String);

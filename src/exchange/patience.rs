@@ -106,14 +106,18 @@ pub(super) struct Waiting<'a> {
     woken: bool,
     /// Waited for so long that the client may have left.
     long: bool,
+    /// There is more time, but not for this try.
+    is_short: bool,
 }
 
 impl<'a> Waiting<'a> {
     /// Begins to count.
     pub fn begin(order: &'a Order, now: Nanos) -> Waiting<'a> {
         let timeouts = order.timeouts();
-        let due = now.after(timeouts.answer).min(order.began.after(timeouts.total));
-        Waiting { order, due: due.min(order.probe_until), woken: false, long: false }
+        let due = now.after(timeouts.answer).min(order.ends_by());
+        let whole = due.min(order.probe_until).min(order.answer_until);
+        let due = whole.min(now.after(order.retries().try_timeout));
+        Waiting { order, due, woken: false, long: false, is_short: due < whole }
     }
 
     /// Something else was waited for since the timer was set.
@@ -129,8 +133,11 @@ impl<'a> Waiting<'a> {
     /// Looks: time may be up; if not, it is time to see whether the client is still there.
     pub fn look(&mut self, now: Nanos) -> Result<Nanos, Reason> {
         if now >= self.due {
-            let total = now >= self.order.began.after(self.order.timeouts().total);
-            return Err(if total { Reason::TotalTimeout } else { Reason::AnswerTimeout });
+            return Err(match now >= self.order.ends_by() {
+                true => self.order.out_of_time(),
+                false if self.is_short => Reason::TryTimeout,
+                false => Reason::AnswerTimeout,
+            });
         }
         self.long = true;
         Ok(self.due)
@@ -193,6 +200,7 @@ pub(super) struct Uploading<'a> {
     pace: Pace,
     flow: &'a Flow,
     total: Nanos,
+    out_of_time: Reason,
 }
 
 impl<'a> Uploading<'a> {
@@ -205,8 +213,9 @@ impl<'a> Uploading<'a> {
             idle: order.timeouts().answer,
             client: Side::Source,
         };
-        let total = order.began.after(order.timeouts().total).min(until);
-        Uploading { pace: Pace::new(rules, now), flow, total }
+        let total = order.ends_by().min(until);
+        let out_of_time = order.out_of_time();
+        Uploading { pace: Pace::new(rules, now), flow, total, out_of_time }
     }
 
     /// When to look next.
@@ -217,7 +226,7 @@ impl<'a> Uploading<'a> {
     /// Looks.
     pub fn look(&mut self, now: Nanos) -> Result<Nanos, Reason> {
         if now >= self.total {
-            return Err(Reason::TotalTimeout);
+            return Err(self.out_of_time);
         }
         self.pace.look(self.flow, 0, now).map_err(|stall| match stall {
             Stall::Client => Reason::BodyTimeout,
@@ -232,6 +241,7 @@ pub(super) struct Downloading<'a> {
     pace: Pace,
     flow: &'a Flow,
     total: Nanos,
+    out_of_time: Reason,
 }
 
 impl<'a> Downloading<'a> {
@@ -244,8 +254,8 @@ impl<'a> Downloading<'a> {
             idle: order.timeouts().stream_idle,
             client: Side::Sink,
         };
-        let total = order.began.after(order.timeouts().total);
-        Downloading { pace: Pace::new(rules, now), flow, total }
+        let (total, out_of_time) = (order.ends_by(), order.out_of_time());
+        Downloading { pace: Pace::new(rules, now), flow, total, out_of_time }
     }
 
     /// When to look first.
@@ -256,7 +266,7 @@ impl<'a> Downloading<'a> {
     /// Looks. What the kernel still holds for the client has not moved.
     pub fn look(&mut self, client: &Socket, now: Nanos) -> Result<Nanos, Reason> {
         if now >= self.total {
-            return Err(Reason::TotalTimeout);
+            return Err(self.out_of_time);
         }
         self.pace.look(self.flow, client.unacknowledged(), now).map_err(|stall| match stall {
             Stall::Client => Reason::ClientStalled,

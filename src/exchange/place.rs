@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::Exchange;
 use super::patience::{WATCH_CLIENT_AFTER, attended};
+use super::retry::Avoided;
 use crate::admit::Order;
 use crate::breaker::{Outcome, Pass};
 use crate::plan::Cluster;
@@ -31,7 +32,7 @@ const CHOICES_MAX: u32 = 8;
 
 /// How long to wait for the other shards' answer where nobody may wait for a place: a message there
 /// and back, twice where one has to give back what another gets, with loops that are a little late.
-const ASK_WAIT: Duration = Duration::from_millis(5);
+pub(super) const ASK_WAIT: Duration = Duration::from_millis(5);
 
 /// A request's place at its endpoint, until it is dropped.
 pub(super) struct Place<'a> {
@@ -63,6 +64,17 @@ impl<'a> Place<'a> {
     /// Leaves the route's breaker together with the endpoint's.
     pub fn set_route(&mut self, route: Box<RoutePass<'a>>) {
         self.route = Some(route);
+    }
+
+    /// Whether it is a probe of the route's breaker.
+    #[inline]
+    pub fn probes_route(&self) -> bool {
+        self.route.as_ref().is_some_and(|route| route.probe_until != Nanos::NEVER)
+    }
+
+    /// Goes on in the place of another try: the route's breaker sees the request as one.
+    pub fn follow(&mut self, before: &mut Place<'a>) {
+        self.route = before.route.take();
     }
 
     /// If it is a probe, of the endpoint or of the route: when it is ended. Else never.
@@ -109,7 +121,8 @@ impl<'a> Place<'a> {
     }
 
     /// The exchange has ended: in this answer's status, or without one. `had_its_time`: what went
-    /// by since the request was here, went by at the endpoint.
+    /// by since the request was here, went by at the endpoint. Tells what that says of it, unless
+    /// [`Place::end_try`] has.
     #[inline(always)]
     pub fn end(
         &mut self,
@@ -117,18 +130,36 @@ impl<'a> Place<'a> {
         had_its_time: bool,
         latency: Duration,
         now: Nanos,
-    ) {
+    ) -> Outcome {
         if !self.used {
-            return;
+            return Outcome::Neutral;
+        }
+        let is_told = self.ticket.is_none();
+        let outcome = self.end_try(ended, had_its_time, latency, now);
+        if let Some(route) = self.route.take() {
+            route.end(outcome, latency, now);
+        }
+        if is_told { Outcome::Neutral } else { outcome }
+    }
+
+    /// The same, but there may be another try: only the endpoint is told.
+    #[inline(always)]
+    pub fn end_try(
+        &mut self,
+        ended: Result<u16, Reason>,
+        had_its_time: bool,
+        latency: Duration,
+        now: Nanos,
+    ) -> Outcome {
+        if !self.used {
+            return Outcome::Neutral;
         }
         let had_its_time = had_its_time && !self.has_waited;
         let outcome = outcome_of(ended, self.failure_statuses, had_its_time);
         if let Some(ticket) = self.ticket.take() {
             self.agreement.complete(ticket, outcome, latency, now);
         }
-        if let Some(route) = self.route.take() {
-            route.end(outcome, latency, now);
-        }
+        outcome
     }
 }
 
@@ -229,11 +260,13 @@ impl<'a> Exchange<'a> {
         cluster: usize,
         hash: Option<u64>,
         now: Nanos,
+        is_wanted: impl Fn(EndpointSlot) -> bool,
     ) -> Result<(Rc<Endpoint>, Place<'a>), Option<Rc<Endpoint>>> {
         let agreement = &*self.shard.agreement;
         let mut own = agreement.reconciler();
         let asks = Cell::new(false);
         let usable = |slot| match own.standing(slot, now, dice(now)) {
+            _ if !is_wanted(slot) => false,
             Standing::Open => true,
             Standing::MayAsk => {
                 asks.set(true);
@@ -241,13 +274,31 @@ impl<'a> Exchange<'a> {
             }
             Standing::Full | Standing::IfAlone | Standing::Closed => false,
         };
-        let picked = plan.pick(cluster, hash, |slot| own.in_flight(slot), usable);
+        let picked = plan.pick(cluster, hash, now, &own, usable);
         let endpoint = picked.ok_or(None)?;
         if asks.get() && own.standing(endpoint.slot, now, 0) == Standing::MayAsk {
             return Err(Some(endpoint.clone()));
         }
         let ticket = own.enter(endpoint.slot);
         Ok((endpoint.clone(), Place::new(agreement, ticket, plan.cluster(cluster))))
+    }
+
+    /// The same for a further try: at an endpoint that was not tried, if any has a place.
+    fn place_elsewhere(
+        &self,
+        plan: &ShardPlan,
+        cluster: usize,
+        hash: Option<u64>,
+        now: Nanos,
+        avoided: Avoided<'_>,
+    ) -> Result<(Rc<Endpoint>, Place<'a>), Option<Rc<Endpoint>>> {
+        if !avoided.is_empty()
+            && let Ok(placed) =
+                self.place_at_once(plan, cluster, hash, now, |slot| !avoided.has(slot))
+        {
+            return Ok(placed);
+        }
+        self.place_at_once(plan, cluster, hash, now, |slot| !avoided.forbids(slot))
     }
 
     /// Where to wait, where there is no place at once: for a place if possible, else for a permit.
@@ -258,18 +309,20 @@ impl<'a> Exchange<'a> {
         cluster: usize,
         hash: Option<u64>,
         now: Nanos,
+        avoided: Avoided<'_>,
     ) -> Option<Rc<Endpoint>> {
         let own = self.shard.agreement.reconciler();
         let pick = |wanted: fn(Standing) -> bool| {
-            let usable = |slot| wanted(own.standing(slot, now, dice(now)));
-            plan.pick(cluster, hash, |slot| own.in_flight(slot), usable)
+            let usable =
+                |slot| !avoided.forbids(slot) && wanted(own.standing(slot, now, dice(now)));
+            plan.pick(cluster, hash, now, &own, usable)
         };
         let picked = pick(|it| it == Standing::Full).or_else(|| pick(|it| it != Standing::Closed));
         picked.cloned()
     }
 
     /// A place, even if it has to be waited for: by the newest plan, where the endpoint comes from.
-    /// `chosen`: where to look first.
+    /// `chosen`: where to look first. `avoided`: of earlier tries.
     ///
     /// # Errors
     /// Why there is none.
@@ -279,6 +332,7 @@ impl<'a> Exchange<'a> {
         cluster: usize,
         hash: Option<u64>,
         mut chosen: Option<Rc<Endpoint>>,
+        avoided: Avoided<'_>,
     ) -> Result<(Rc<Endpoint>, Place<'a>), Reason> {
         let shard = self.shard;
         let agreement = &*shard.agreement;
@@ -290,12 +344,13 @@ impl<'a> Exchange<'a> {
             let plan = shard.plan();
             let at = plan.position(id).ok_or(Reason::NoEndpoint)?;
             if chosen.is_none() {
-                chosen = match self.place_at_once(&plan, at, hash, now) {
+                chosen = match self.place_elsewhere(&plan, at, hash, now, avoided) {
                     Ok(placed) => return Ok(placed),
                     Err(chosen) => chosen,
                 };
             }
-            let chosen = chosen.take().or_else(|| self.choose_to_wait(&plan, at, hash, now));
+            let chosen =
+                chosen.take().or_else(|| self.choose_to_wait(&plan, at, hash, now, avoided));
             let Some(endpoint) = chosen else {
                 return Err(match plan.cluster(at).endpoints.is_empty() {
                     true => Reason::NoEndpoint,
@@ -457,19 +512,23 @@ impl<'a> Exchange<'a> {
     /// Until when a request waits for a place.
     fn pending_due(&self, order: &Order, cluster: usize) -> Nanos {
         let limit = order.plan.cluster(cluster).pending_timeout;
-        Nanos::now().after(limit).min(order.began.after(order.timeouts().total))
+        Nanos::now().after(limit).min(order.ends_by())
     }
 
     /// Why a wait has ended without anything.
     fn late(&self, order: &Order) -> Reason {
-        match Nanos::now() >= order.began.after(order.timeouts().total) {
-            true => Reason::TotalTimeout,
+        match Nanos::now() >= order.ends_by() {
+            true => order.out_of_time(),
             false => Reason::PendingTimeout,
         }
     }
 
     /// Waits; a client that leaves is noticed.
-    async fn wait<'w>(&mut self, wait: Wait<'w>, until: Nanos) -> Result<Waited<'w>, Reason> {
+    pub(super) async fn wait<'w>(
+        &mut self,
+        wait: Wait<'w>,
+        until: Nanos,
+    ) -> Result<Waited<'w>, Reason> {
         let now = Nanos::now();
         let Exchange { shard, client, timer, .. } = self;
         timer.set(until.min(now + WATCH_CLIENT_AFTER), now);
@@ -491,7 +550,8 @@ impl<'a> Exchange<'a> {
 }
 
 /// How a wait has ended.
-enum Waited<'a> {
+pub(super) enum Waited<'a> {
+    /// With news.
     News(News),
     /// Time is up; the place in the queue is still there.
     Late(Wait<'a>),
@@ -522,6 +582,8 @@ mod tests {
             (Err(Reason::OutOfDescriptors), Outcome::Neutral),
             (Err(Reason::PendingTimeout), Outcome::Neutral),
             (Err(Reason::BreakerOpen), Outcome::Neutral),
+            (Err(Reason::TryTimeout), Outcome::Failure),
+            (Err(Reason::Deadline), Outcome::Neutral),
         ] {
             assert_eq!(outcome_of(ended, true, true), outcome, "{ended:?}");
         }

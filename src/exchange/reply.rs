@@ -139,6 +139,15 @@ impl<'a> Reply<'a> {
         Ok(())
     }
 
+    /// Whether the whole answer is here, and nothing behind it.
+    pub fn is_whole(&self, answered: &Answered) -> bool {
+        match answered.framing {
+            Framing::None => self.received.is_empty(),
+            Framing::Length(length) => self.received.len() as u64 == length,
+            Framing::Chunked | Framing::UntilClose => false,
+        }
+    }
+
     /// Sends an answer that is here as a whole, in one write, if the socket takes all of it.
     pub fn send_whole(&mut self, answered: &Answered, client: &Socket, flow: &Flow) -> bool {
         let whole = match answered.framing {

@@ -53,6 +53,10 @@ pub enum FieldKind {
     Referer,
     /// `Cookie`: balancing may hash one.
     Cookie,
+    /// `X-Request-Deadline`: what the caller's time is.
+    RequestDeadline,
+    /// `X-Envoy-Expected-Rq-Timeout-Ms`: the same.
+    ExpectedTimeout,
     /// Named by `Connection`, so hop-by-hop: removed, and believed by nobody.
     ConnectionNamed,
 }
@@ -89,6 +93,8 @@ impl FieldKind {
             (16, b'p') if is(name, b"proxy-connection") => ProxyConnection,
             (17, b'x') if is(name, b"x-forwarded-proto") => XForwardedProto,
             (17, b't') if is(name, b"transfer-encoding") => TransferEncoding,
+            (18, b'x') if is(name, b"x-request-deadline") => RequestDeadline,
+            (30, b'x') if is(name, b"x-envoy-expected-rq-timeout-ms") => ExpectedTimeout,
             _ => Other,
         }
     }
@@ -102,7 +108,7 @@ impl FieldKind {
             | Te | Upgrade | Http2Settings => false,
             Other | Trailer | Expect | XForwardedFor | XForwardedProto | XForwardedHost
             | XRequestId | Via | MaxForwards | Forwarded | Server | Date | UserAgent | Referer
-            | Cookie | ConnectionNamed => true,
+            | Cookie | RequestDeadline | ExpectedTimeout | ConnectionNamed => true,
         }
     }
 }

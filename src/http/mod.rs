@@ -11,6 +11,8 @@ pub mod path;
 
 pub mod forwarded;
 
+pub mod deadline;
+
 pub mod body;
 
 pub mod encode;

@@ -201,6 +201,19 @@ const COUNTERS: &[CounterRow] = &[
         |c| &c.upstream_connect_failures,
     ),
     ("outrigger_retries_total", "Requests sent to an endpoint once more.", |c| &c.retries),
+    ("outrigger_retries_succeeded_total", "Retries whose answer was worth no further one.", |c| {
+        &c.retries_succeeded
+    }),
+    (
+        "outrigger_retries_refused_limit_total",
+        "Retries that were wanted while max_retries were in flight.",
+        |c| &c.retries_refused_limit,
+    ),
+    (
+        "outrigger_retries_refused_budget_total",
+        "Retries that were wanted, but neither first attempts nor the minimum paid for.",
+        |c| &c.retries_refused_budget,
+    ),
     (
         "outrigger_access_log_dropped_total",
         "Access log lines dropped because the writer was behind.",
@@ -387,6 +400,7 @@ fn of_clusters(page: &mut Page, clusters: &[ClusterView<'_>]) {
             ("requests", limits.requests_max),
             ("connections", limits.connections_max),
             ("pending", limits.pending_max),
+            ("retries", limits.retries_max),
         ];
         for (kind, limit) in told {
             page.sample(name, &[("cluster", cluster), ("kind", &kind)], limit);

@@ -19,8 +19,9 @@ const RETRY_MILLI: u64 = 1_000;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Deposits {
     parts: [u64; PARTS],
-    /// The number of the newest part, counted from the start of time.
-    newest: u64,
+    /// The place of the newest part, and when it ends.
+    newest: usize,
+    newest_until: Nanos,
     /// All that the home ever granted, and how many of it were spent or have expired.
     granted: u64,
     spent: u64,
@@ -33,7 +34,7 @@ impl Deposits {
     #[inline]
     pub fn deposit(&mut self, budget: &RetryBudget, now: Nanos) {
         self.advance(budget.ttl, now);
-        self.parts[(self.newest % PARTS as u64) as usize] += u64::from(budget.deposit_milli);
+        self.parts[self.newest] += u64::from(budget.deposit_milli);
     }
 
     /// Spends one retry, the oldest deposits first. `false`: there is none.
@@ -41,8 +42,8 @@ impl Deposits {
         self.advance(budget.ttl, now);
         if self.parts.iter().sum::<u64>() >= RETRY_MILLI {
             let mut due = RETRY_MILLI;
-            for step in 1..=PARTS as u64 {
-                let part = &mut self.parts[((self.newest + step) % PARTS as u64) as usize];
+            for step in 1..=PARTS {
+                let part = &mut self.parts[(self.newest + step) % PARTS];
                 let taken = due.min(*part);
                 *part -= taken;
                 due -= taken;
@@ -89,17 +90,23 @@ impl Deposits {
         true
     }
 
+    #[inline]
     fn advance(&mut self, ttl: Duration, now: Nanos) {
-        if mutation::is_on(Mutation::DepositsNeverExpire) {
-            return;
+        if now >= self.newest_until && !mutation::is_on(Mutation::DepositsNeverExpire) {
+            self.turn(ttl, now);
         }
+    }
+
+    /// Begins a new part. What is older than all of them is forgotten.
+    #[cold]
+    fn turn(&mut self, ttl: Duration, now: Nanos) {
         let length = (ttl.as_nanos() as u64 / PARTS as u64).max(1);
-        let current = now.0 / length;
-        let fresh = current.saturating_sub(self.newest).min(PARTS as u64);
-        for step in 0..fresh {
-            self.parts[((current - step) % PARTS as u64) as usize] = 0;
+        let turns = (now.0 - self.newest_until.0) / length + 1;
+        for _ in 0..turns.min(PARTS as u64) {
+            self.newest = (self.newest + 1) % PARTS;
+            self.parts[self.newest] = 0;
         }
-        self.newest = self.newest.max(current);
+        self.newest_until = Nanos((now.0 / length + 1) * length);
     }
 }
 
@@ -166,6 +173,23 @@ mod tests {
         assert!(!deposits.grant(2, &budget, Nanos(10 * SECOND)), "not twice");
         assert!(deposits.spend(&budget, Nanos(19 * SECOND)));
         assert!(!deposits.spend(&budget, Nanos(20 * SECOND)));
+    }
+
+    /// A reload that makes deposits last longer forgets none, and keeps none for ever.
+    #[test]
+    fn the_time_may_change() {
+        let short = RetryBudget { ttl: Duration::from_secs(1), ..RetryBudget::default() };
+        let long = RetryBudget::default();
+        let mut deposits = Deposits::default();
+        for _ in 0..5 {
+            deposits.deposit(&short, Nanos(100 * SECOND));
+        }
+        assert_eq!(deposits.balance_milli(&long, Nanos(101 * SECOND)), 1_000);
+        assert_eq!(deposits.balance_milli(&long, Nanos(111 * SECOND)), 0);
+        for _ in 0..5 {
+            deposits.deposit(&long, Nanos(111 * SECOND));
+        }
+        assert_eq!(deposits.balance_milli(&short, Nanos(115 * SECOND)), 0);
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub struct ClusterLimits {
     pub connections_max: u64,
     /// Requests that wait for a credit; split evenly between the shards. Default 1024.
     pub pending_max: u64,
-    /// Default 3, as Envoy's.
+    /// Default 64: how many there are is the budget's; this bounds how many wait in their pauses.
     pub retries_max: u64,
 }
 
@@ -49,7 +49,7 @@ impl Default for ClusterLimits {
             requests_max: 1024,
             connections_max: 1024,
             pending_max: 1024,
-            retries_max: 3,
+            retries_max: 64,
         }
     }
 }

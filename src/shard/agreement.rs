@@ -30,7 +30,7 @@ use crate::metrics::ShardCounters;
 use crate::plan::Plan;
 use crate::reconcile::{
     ClusterId, ClusterSlot, EndpointId, EndpointSlot, Event, FLUSH_INTERVAL, Kind, Message,
-    Reconciler, Refusal, ShardId, Ticket, Waiter, handover,
+    Reconciler, Refusal, RetryRefusal, ShardId, Ticket, Waiter, handover,
 };
 use crate::time::Nanos;
 
@@ -77,6 +77,8 @@ struct Entry {
     waiter: Option<Waiter>,
     /// To there, if it waits for a connection.
     connection: Option<EndpointSlot>,
+    /// Of there, if it waits for a retry.
+    retry: Option<ClusterSlot>,
     since: Nanos,
     news: Option<News>,
 }
@@ -88,6 +90,8 @@ pub enum News {
     Admitted(Ticket),
     /// The connection may be opened; it counts already.
     Connect(EndpointSlot),
+    /// The retry may go; it counts already.
+    Retry(ClusterSlot),
     /// Nothing: choose again.
     Elsewhere,
 }
@@ -358,8 +362,13 @@ impl Agreement {
                     self.overrides.borrow_mut().push((endpoint, generation));
                     self.wake_main();
                 }
-                // Nobody waits for these yet.
-                Event::RetryGranted { .. } => {}
+                Event::RetryGranted { token } => {
+                    let cluster =
+                        self.waits.borrow().get(token as usize).and_then(|entry| entry.retry);
+                    if let Some(cluster) = cluster {
+                        self.tell(token, News::Retry(cluster));
+                    }
+                }
             }
         }
         if self.reconciler.borrow().has_news(self.armed.get()) {
@@ -411,6 +420,11 @@ impl Agreement {
     /// Where a cluster is kept.
     pub fn cluster_slot(&self, id: ClusterId) -> ClusterSlot {
         self.reconciler.borrow().cluster(id).expect("the plan was prepared")
+    }
+
+    /// The same, where it may have left with a reload.
+    pub fn cluster(&self, id: ClusterId) -> Option<ClusterSlot> {
+        self.reconciler.borrow().cluster(id)
     }
 
     // ---- Operators ----------------------------------------------------------------------------
@@ -550,6 +564,50 @@ impl Agreement {
         }
     }
 
+    // ---- Retries ------------------------------------------------------------------------------
+
+    /// A first attempt: it pays for a part of a retry.
+    #[inline]
+    pub fn deposit(&self, slot: EndpointSlot, now: Nanos) {
+        let mut reconciler = self.reconciler.borrow_mut();
+        reconciler.deposit(slot, now);
+        if reconciler.has_news(self.armed.get()) {
+            drop(reconciler);
+            self.follow_up();
+        }
+    }
+
+    /// See [`Reconciler::begin_retry`].
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn begin_retry(&self, cluster: ClusterSlot, now: Nanos) -> Result<(), RetryRefusal> {
+        self.reconciler.borrow_mut().begin_retry(cluster, now)
+    }
+
+    /// Waits for what a retry needs.
+    pub fn wait_retry(&self, cluster: ClusterSlot, now: Nanos) -> Wait<'_> {
+        let entry = Entry {
+            waker: None,
+            waiter: None,
+            connection: None,
+            retry: Some(cluster),
+            since: now,
+            news: None,
+        };
+        let key = self.waits.borrow_mut().insert(entry);
+        let waiter = self.reconciler.borrow_mut().wait_retry(cluster, key as u64, now);
+        self.waits.borrow_mut()[key].waiter = Some(waiter);
+        self.follow_up();
+        Wait { agreement: self, key: Some(key) }
+    }
+
+    /// A retry is over.
+    pub fn end_retry(&self, cluster: ClusterSlot) {
+        self.reconciler.borrow_mut().end_retry(cluster, Nanos::now());
+        self.follow_up();
+    }
+
     // ---- Waiting ------------------------------------------------------------------------------
 
     /// Waits, in turn; a probe however many wait already.
@@ -586,7 +644,8 @@ impl Agreement {
             For::Connection(slot) => Some(slot),
             For::Request(_) | For::Permit(_) => None,
         };
-        let entry = Entry { waker: None, waiter: None, connection, since: now, news: None };
+        let entry =
+            Entry { waker: None, waiter: None, connection, retry: None, since: now, news: None };
         let key = self.waits.borrow_mut().insert(entry);
         let waiter = join(&mut self.reconciler.borrow_mut(), key as u64);
         match waiter {
@@ -606,7 +665,7 @@ impl Agreement {
         let entry = self.waits.borrow_mut().remove(key);
         let of_connections = u32::from(entry.connection.is_some());
         self.connection_waits.set(self.connection_waits.get() - of_connections);
-        self.counters.pending.sub(1);
+        self.counters.pending.sub(i64::from(entry.retry.is_none()));
         entry
     }
 }
@@ -658,6 +717,7 @@ impl Drop for Wait<'_> {
         match (news, waiter) {
             (Some(News::Admitted(ticket)), _) => self.agreement.give_back(ticket, now),
             (Some(News::Connect(slot)), _) => self.agreement.close_connection(slot),
+            (Some(News::Retry(cluster)), _) => self.agreement.end_retry(cluster),
             // What it was told of is for the next.
             (Some(News::Elsewhere), _) => {
                 connection.into_iter().for_each(|slot| self.agreement.connection_is_idle(slot));

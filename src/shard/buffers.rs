@@ -31,6 +31,11 @@ impl Buffer {
         &self.bytes[self.start..]
     }
 
+    /// The same, to change what is there.
+    pub fn filled_mut(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..]
+    }
+
     /// How many bytes are left to deal with.
     pub fn len(&self) -> usize {
         self.bytes.len() - self.start

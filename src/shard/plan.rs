@@ -1,13 +1,13 @@
 //! A plan as one shard serves by it: with its endpoints' connections and its balancers.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::balance::Balancer;
+use crate::balance::{Balancer, Loads};
 use crate::metrics::ShardCounters;
 use crate::plan::{Cluster, Plan};
-use crate::reconcile::{ClusterId, ClusterSlot, EndpointSlot};
+use crate::reconcile::{ClusterId, ClusterSlot, EndpointSlot, Kind, Reconciler};
 use crate::rng::Rng;
 use crate::time::Nanos;
 use crate::upstream::Endpoint;
@@ -28,6 +28,32 @@ pub struct ShardCluster {
     slot: ClusterSlot,
     endpoints: Vec<Rc<Endpoint>>,
     balancer: RefCell<Balancer>,
+    /// Retries do not wait for leave before: there was none lately.
+    retries_asked_after: Cell<Nanos>,
+}
+
+/// What a cluster has under way on this shard.
+struct Seen<'a> {
+    cluster: ClusterSlot,
+    endpoints: &'a [Rc<Endpoint>],
+    own: &'a Reconciler,
+    now: Nanos,
+}
+
+impl Loads for Seen<'_> {
+    #[inline]
+    fn in_flight(&self, index: usize) -> u32 {
+        self.own.in_flight(self.endpoints[index].slot) as u32
+    }
+
+    fn in_flight_in_all(&self) -> u32 {
+        let purse = self.own.cluster_purse(Kind::Requests, self.cluster);
+        purse.map_or(0, |purse| purse.in_use()) as u32
+    }
+
+    fn waiting_time(&self, index: usize) -> f64 {
+        self.endpoints[index].latency().load(self.in_flight(index), self.now)
+    }
 }
 
 impl ShardPlan {
@@ -60,7 +86,8 @@ impl ShardPlan {
             let Cluster { table, balance, endpoints: all, .. } = cluster;
             let balancer = Balancer::with_table(table, balance, all, rng.bits());
             let slot = agreement.cluster_slot(cluster.id);
-            ShardCluster { slot, endpoints, balancer: RefCell::new(balancer) }
+            let balancer = RefCell::new(balancer);
+            ShardCluster { slot, endpoints, balancer, retries_asked_after: Cell::default() }
         });
         let clusters: Vec<ShardCluster> = clusters.collect();
         for known in old.clusters.iter().flat_map(|cluster| &cluster.endpoints) {
@@ -92,6 +119,11 @@ impl ShardPlan {
         &self.shared().clusters[cluster]
     }
 
+    /// From when on retries wait for leave.
+    pub fn retries_asked_after(&self, cluster: usize) -> &Cell<Nanos> {
+        &self.clusters[cluster].retries_asked_after
+    }
+
     /// An endpoint of a cluster for one request, among those that are usable; `None` where there
     /// is none.
     #[inline]
@@ -99,13 +131,14 @@ impl ShardPlan {
         &self,
         cluster: usize,
         hash: Option<u64>,
-        in_flight: impl Fn(EndpointSlot) -> u64,
+        now: Nanos,
+        own: &Reconciler,
         usable: impl Fn(EndpointSlot) -> bool,
     ) -> Option<&Rc<Endpoint>> {
-        let ShardCluster { endpoints, balancer, .. } = &self.clusters[cluster];
-        let in_flight = |index: usize| in_flight(endpoints[index].slot) as u32;
+        let ShardCluster { slot, endpoints, balancer, .. } = &self.clusters[cluster];
+        let loads = Seen { cluster: *slot, endpoints, own, now };
         let usable = |index: usize| usable(endpoints[index].slot);
-        let picked = balancer.borrow_mut().pick(in_flight, hash, usable)?;
+        let picked = balancer.borrow_mut().pick(&loads, hash, usable)?;
         Some(&endpoints[picked])
     }
 

@@ -239,7 +239,7 @@ impl World {
             places: [Place { id: None, limits: EndpointLimits::default() }; PLACES],
             routes: [None; ROUTES],
             cluster_ids: [None; 2],
-            cluster_limits: [ClusterLimits::default(); 2],
+            cluster_limits: [ClusterLimits { retries_max: 3, ..ClusterLimits::default() }; 2],
             settings,
             retry_budget,
             is_about_breakers: fates.below(2) == 0,

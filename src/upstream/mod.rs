@@ -8,7 +8,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::balance::{FAILURE, Latency};
+use crate::breaker::Outcome;
 use crate::metrics::ShardCounters;
 use crate::net::Socket;
 use crate::plan::{self, Pool};
@@ -26,6 +29,8 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// What the configuration calls it.
     pub name: String,
+    /// How slow it was lately; only where its cluster's balancer asks.
+    latency: Cell<Latency>,
     /// It last answered in HTTP/1.0: it must not be sent a transfer coding (RFC 9112, 6.1).
     speaks_http10: Cell<bool>,
     /// No plan names it any more: nothing is kept for it.
@@ -75,12 +80,31 @@ impl Endpoint {
             slot: agreement.slot(planned.id),
             address: planned.address,
             name: planned.name.clone(),
+            latency: Cell::default(),
             speaks_http10: Cell::new(false),
             retired: Cell::new(false),
             idle: RefCell::new(Vec::new()),
             agreement,
             counters,
         }
+    }
+
+    /// How slow it was lately.
+    #[inline]
+    pub fn latency(&self) -> Latency {
+        self.latency.get()
+    }
+
+    /// A request has ended after this time, or has failed.
+    pub fn learn(&self, outcome: Outcome, taken: Duration, now: Nanos) {
+        let taken = match outcome {
+            Outcome::Success => taken,
+            Outcome::Failure => taken.max(FAILURE),
+            Outcome::Neutral => return,
+        };
+        let mut latency = self.latency.get();
+        latency.observe(taken, now);
+        self.latency.set(latency);
     }
 
     /// Whether its last answer was in HTTP/1.0.

@@ -161,7 +161,7 @@ fn attempts_and_the_time_upstream() {
         .one_shard()
         .and_cluster_text(&format!("name: nobody, endpoints: ['{nobody}']"))
         .and_route("match: {path: /own}, respond: {status: 418}")
-        .and_route("match: {path: /nobody}, cluster: nobody")
+        .and_route("match: {path: /nobody}, cluster: nobody, retries: {attempts: 0}")
         .and_route("match: {path: /late}, cluster: app, timeouts: {answer: 300ms}")
         .listener("access_log: {path: '{dir}/access'}")
         .start();

@@ -1,7 +1,7 @@
 //! Which endpoint of a cluster gets a request. The arithmetic is tested beside the code; here, that
 //! it is used.
 
-use crate::support::{Origin, Proxy, Setup};
+use crate::support::{Crowd, GET, Gate, Origin, Proxy, Setup, eventually, pause};
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -41,7 +41,7 @@ fn weights_count() {
     let proxy = Setup::new(&light)
         .one_shard()
         .and_route("match: {prefix: /weighed}, cluster: weighed")
-        .and_cluster_text(&format!("name: weighed, {endpoints}"))
+        .and_cluster_text(&format!("name: weighed, balance: round_robin, {endpoints}"))
         .start();
     let mut client = proxy.client();
     for _ in 0..40 {
@@ -142,4 +142,56 @@ fn a_name_without_an_address_is_a_503() {
     let answer = proxy.get("/named");
     assert_eq!((answer.status(), answer.get("x-outrigger-reason")), (503, Some("no-endpoint")));
     assert_eq!(proxy.get("/").text(), "it");
+}
+
+/// A slow endpoint gets its share of the time, not of the requests; one that fails at once, too.
+#[test]
+fn peak_ewma_avoids_the_slow_and_the_failing() {
+    let slow = Origin::start(|peer| {
+        while peer.try_request().is_ok() {
+            pause(30);
+            peer.answer("slow");
+        }
+    });
+    let failing = Origin::answering("HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n");
+    let quick = Origin::named("quick");
+    let proxy = Setup::to(&[&slow, &failing, &quick])
+        .one_shard()
+        .cluster("balance: peak_ewma, breaker: {consecutive_failures: 0, failure_ratio: 0}")
+        .start();
+    let mut client = proxy.client();
+    for _ in 0..300 {
+        client.get("/");
+    }
+    // Of two that are drawn, the better one: the failing one is that only until it is known, the
+    // slow one in a third of all draws.
+    let counts = [&slow, &failing, &quick].map(|origin| origin.requests().len());
+    assert!(counts[0] >= 1 && counts[1] >= 1, "{counts:?}");
+    assert!(counts[2] > 100, "{counts:?}");
+    assert!(counts[1] < 10 && counts[0] < counts[2], "{counts:?}");
+}
+
+/// A hot key does not bury its endpoint: beyond the bound it goes elsewhere, and comes back.
+#[test]
+fn a_hot_key_spills_over() {
+    for table in ["ring_hash", "maglev"] {
+        let gates: Vec<Gate> = (0..4).map(|_| Gate::shut_from_the_start()).collect();
+        let origins: Vec<&Origin> = gates.iter().map(Gate::origin).collect();
+        let balance = format!("balance: {{{table}: {{key: source_address, bounded_load: 1.25}}}}");
+        let proxy = Setup::to(&origins).one_shard().cluster(&balance).start();
+        let mut crowd = Crowd::connect(&proxy, 40);
+        crowd.send(GET);
+        let inside = || gates.iter().map(Gate::inside).collect::<Vec<_>>();
+        eventually("all are under way", || inside().iter().sum::<usize>() == 40);
+        // 1.25 of a quarter of 40, rounded up.
+        assert!(inside().iter().all(|count| (1..=13).contains(count)), "{table}: {:?}", inside());
+        gates.iter().for_each(Gate::open);
+        crowd.answers().assert_all("200");
+        let before: Vec<usize> = gates.iter().map(Gate::arrived).collect();
+        for client in &mut crowd.0 {
+            assert_eq!(client.get("/").status(), 200);
+        }
+        let after = gates.iter().zip(&before).filter(|(gate, before)| gate.arrived() > **before);
+        assert_eq!(after.count(), 1, "{table}: one at a time, all go to the key's own endpoint");
+    }
 }

@@ -45,6 +45,8 @@ mod stalled;
 
 mod pool;
 
+mod retry;
+
 mod timeouts;
 
 mod bounds;

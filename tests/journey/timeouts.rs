@@ -1,6 +1,6 @@
 //! Time limits, with short values. That they hold is tested by what happens, never by a clock.
 
-use crate::support::{Client, End, GET, OK, Origin, Proxy, Setup, eventually, pause};
+use crate::support::{Client, End, GET, Gate, OK, Origin, Proxy, Setup, eventually, pause};
 
 fn stuck() -> Origin {
     Origin::start(|peer| {
@@ -425,4 +425,98 @@ fn an_exchange_may_have_a_limit_of_its_own() {
     let mut client = proxy.client();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n");
     assert_reason(&proxy, &mut client, 504, "timeout-total");
+}
+
+// ---- Callers' deadlines -----------------------------------------------------------------------
+
+const TRUSTED: &str = "forwarded: {trusted: {cidrs: ['127.0.0.0/8']}}, reason_header: true";
+
+fn with_deadline(lines: &str) -> String {
+    format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n")
+}
+
+/// What is left of the caller's time is told to the origin, by both names.
+#[test]
+fn a_deadline_is_passed_on_with_what_is_left() {
+    let origin = Origin::answering(OK);
+    let proxy = Setup::new(&origin).listener(TRUSTED).start();
+    for line in ["x-request-deadline", "X-Envoy-Expected-Rq-Timeout-Ms"] {
+        let request = with_deadline(&format!("{line}: 60000\r\n"));
+        assert_eq!(proxy.client().ask(request).status(), 200);
+        let sent = origin.last_request();
+        let left: u64 = sent.get("x-request-deadline").unwrap().trim().parse().unwrap();
+        assert!((1..=60_000).contains(&left), "{left}");
+        assert_eq!(sent.get("x-envoy-expected-rq-timeout-ms"), sent.get("x-request-deadline"));
+    }
+    // The head took its time.
+    let mut client = proxy.client();
+    client.send("GET / HTTP/1.1\r\nHost: a\r\n");
+    pause(50);
+    client.send("x-request-deadline: 60000\r\n\r\n");
+    assert_eq!(client.answer().status(), 200);
+    let left: u64 =
+        origin.last_request().get("x-request-deadline").unwrap().trim().parse().unwrap();
+    assert!((1..=59_950).contains(&left), "{left}");
+}
+
+#[test]
+fn a_strangers_deadline_is_no_deadline() {
+    let origin = Origin::answering(OK);
+    let proxy = Setup::new(&origin).start();
+    let request = with_deadline("x-request-deadline: 0\r\nx-envoy-expected-rq-timeout-ms: 0\r\n");
+    assert_eq!(proxy.client().ask(request).status(), 200);
+    let sent = origin.last_request();
+    assert_eq!(sent.get("x-request-deadline"), None);
+    assert_eq!(sent.get("x-envoy-expected-rq-timeout-ms"), None);
+}
+
+/// And it says nothing about the endpoint: whoever gives too little time would open its breaker.
+#[test]
+fn a_deadline_ends_the_wait() {
+    let gate = Gate::shut_from_the_start();
+    let proxy = gate
+        .setup()
+        .listener("forwarded: {trusted: {cidrs: ['127.0.0.0/8']}}")
+        .cluster("breaker: {consecutive_failures: 1}")
+        .start();
+    for _ in 0..3 {
+        let answer = proxy.client().ask(with_deadline("x-request-deadline: 40\r\n"));
+        let reason = answer.get("x-outrigger-reason");
+        assert_eq!((answer.status(), reason), (504, Some("timeout-deadline")));
+    }
+    assert_eq!(gate.arrived(), 3);
+    let answer = proxy.client().ask(with_deadline("x-request-deadline: 0\r\n"));
+    assert_eq!(
+        (answer.status(), answer.get("x-outrigger-reason")),
+        (504, Some("timeout-deadline"))
+    );
+    assert_eq!(gate.arrived(), 3, "there was no time left to ask");
+    gate.open();
+    assert_eq!(proxy.get("/").status(), 200);
+}
+
+/// The next try has less time, and knows it.
+#[test]
+fn a_retry_is_told_what_is_left_then() {
+    let origin = Origin::start(|peer| {
+        peer.request();
+        if peer.number == 0 {
+            pause(100);
+            return;
+        }
+        peer.send(OK);
+    });
+    let proxy = Setup::new(&origin)
+        .listener(TRUSTED)
+        .cluster("retry_budget: {min_per_second: 1000000}")
+        .retries("attempts: 1")
+        .start();
+    let answer = proxy.client().ask(with_deadline("x-request-deadline: 60000\r\n"));
+    assert_eq!(answer.status(), 200);
+    let left: Vec<u64> = origin
+        .requests()
+        .iter()
+        .map(|it| it.get("x-request-deadline").unwrap().trim().parse().unwrap())
+        .collect();
+    assert!(left[0] <= 60_000 && left[1] + 100 <= left[0], "{left:?}");
 }

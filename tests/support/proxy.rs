@@ -22,13 +22,15 @@ pub fn driver() -> String {
 }
 
 /// A configuration in the making: one listener `main`, one route, one cluster `app`, unless more is
-/// said. What is said is YAML in flow style.
+/// said. What is said is YAML in flow style. Nothing is sent twice, unless the test is about that:
+/// [`Setup::retries`].
 #[derive(Clone, Default)]
 pub struct Setup {
     endpoints: Vec<SocketAddr>,
     listener: String,
     cluster: String,
     route: String,
+    retries: Option<String>,
     routes: Vec<String>,
     clusters: Vec<String>,
     listeners: Vec<String>,
@@ -66,6 +68,12 @@ impl Setup {
     /// Says more about the route.
     pub fn route(mut self, text: &str) -> Setup {
         self.route = format!("{}, {text}", self.route);
+        self
+    }
+
+    /// Retries of the route, in place of none.
+    pub fn retries(mut self, text: &str) -> Setup {
+        self.retries = Some(text.into());
         self
     }
 
@@ -131,16 +139,22 @@ impl Setup {
             lines.push(format!("  - {{address: '127.0.0.1:0', {text}}}"));
         }
         let endpoints: Vec<_> = self.endpoints.iter().map(|it| format!("'{it}'")).collect();
+        // In turn, unless the test says otherwise: so each endpoint is known to be asked.
+        let balance = if self.cluster.contains("balance:") { "" } else { ", balance: round_robin" };
         lines.push("clusters:".into());
         lines.push(format!(
-            "  - {{name: app, endpoints: [{}]{}}}",
+            "  - {{name: app, endpoints: [{}]{balance}{}}}",
             endpoints.join(", "),
             self.cluster
         ));
         lines.extend(self.clusters.iter().map(|text| format!("  - {{{text}}}")));
         lines.push("routes:".into());
         lines.extend(self.routes.iter().map(|text| format!("  - {{{text}}}")));
-        lines.push(format!("  - {{name: usual, cluster: app{}}}", self.route));
+        let retries = self.retries.as_deref().unwrap_or("attempts: 0");
+        lines.push(format!(
+            "  - {{name: usual, cluster: app, retries: {{{retries}}}{}}}",
+            self.route
+        ));
         lines.join("\n") + "\n"
     }
 

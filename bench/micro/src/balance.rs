@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 
-use outrigger::balance::{Balancer, HashKey, Policy};
+use outrigger::balance::{Balancer, HashKey, Loads, Policy};
 use outrigger::plan::Endpoint;
 use outrigger::reconcile::EndpointId;
 
@@ -26,6 +26,8 @@ pub const STEPS: &[Step] = &[
         name: "balance: least_request, 100",
         prepare: || pick(Policy::LeastRequest, 100, equal),
     },
+    Step { name: "balance: peak_ewma, 3", prepare: || pick(Policy::PeakEwma, 3, equal) },
+    Step { name: "balance: peak_ewma, 100", prepare: || pick(Policy::PeakEwma, 100, equal) },
     Step { name: "balance: random, 3", prepare: || pick(Policy::Random, 3, equal) },
     Step { name: "balance: random, 100", prepare: || pick(Policy::Random, 100, equal) },
     Step {
@@ -51,11 +53,33 @@ pub const STEPS: &[Step] = &[
 ];
 
 fn ring() -> Policy {
-    Policy::RingHash { key: HashKey::SourceAddress, ring_size_min: 1024, ring_size_max: 8_388_608 }
+    Policy::RingHash {
+        key: HashKey::SourceAddress,
+        ring_size_min: 1024,
+        ring_size_max: 8_388_608,
+        bounded_load: None,
+    }
 }
 
 fn maglev() -> Policy {
-    Policy::Maglev { key: HashKey::SourceAddress }
+    Policy::Maglev { key: HashKey::SourceAddress, bounded_load: None }
+}
+
+/// Requests in flight, by endpoint.
+pub struct InFlight<'a>(pub &'a [u32]);
+
+impl Loads for InFlight<'_> {
+    fn in_flight(&self, index: usize) -> u32 {
+        self.0[index]
+    }
+
+    fn in_flight_in_all(&self) -> u32 {
+        self.0.iter().sum()
+    }
+
+    fn waiting_time(&self, index: usize) -> f64 {
+        self.in_flight(index).into()
+    }
 }
 
 fn equal(_: usize) -> u32 {
@@ -80,13 +104,13 @@ fn pick(policy: Policy, count: usize, weight: fn(usize) -> u32) -> Work {
     let mut hashes = Turns::new((0..64u64).map(|turn| turn.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
     Box::new(move || {
         let hash = Some(*hashes.next());
-        _ = black_box(balancer.pick(|at| in_flight[at], hash, |at| black_box(at) < count));
+        _ = black_box(balancer.pick(&InFlight(&in_flight), hash, |at| black_box(at) < count));
     })
 }
 
 fn hash(key: HashKey) -> Work {
     let head = request(GET_BROWSER);
-    let policy = Policy::Maglev { key };
+    let policy = Policy::Maglev { key, bounded_load: None };
     let client = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
     assert!(policy.hash(&head.fields, client).is_some());
     Box::new(move || _ = black_box(policy.hash(black_box(&head.fields), black_box(client))))

@@ -16,6 +16,7 @@ use outrigger::plan::Endpoint;
 use outrigger::reconcile::EndpointId;
 use outrigger::route::{Action, Forward, HeaderRules, Matcher, RequestView, Route, Router};
 
+use crate::balance::InFlight;
 use crate::messages::{
     ANSWER, ANSWER_16_FIELDS, GET_30_FIELDS, GET_BROWSER, GET_CURL, GET_FORWARDED, GET_WRK, answer,
     request,
@@ -195,7 +196,7 @@ fn whole_request(bytes: &'static [u8]) -> Work {
             name: format!("10.0.0.{last}:80"),
         })
         .collect();
-    let mut balancer = Balancer::new(&Policy::RoundRobin, &endpoints, 1);
+    let mut balancer = Balancer::new(&Policy::LeastRequest, &endpoints, 1);
     let (limits, policy, forwarding) =
         (HeadLimits::default(), PathPolicy::default(), forwarding(false));
     let (mut ids, mut out, mut normalised) = (RequestIds::new(1), room(), room());
@@ -230,7 +231,7 @@ fn whole_request(bytes: &'static [u8]) -> Work {
         out.clear();
         let with = (&forwarding, request_headers);
         write_request(bytes, &head, (path, &client), with, &mut ids, &mut out);
-        _ = black_box(balancer.pick(|_| 0, None, |_| true));
+        _ = black_box(balancer.pick(&InFlight(&[0; 3]), None, |_| true));
         black_box(&out);
     })
 }

@@ -78,6 +78,7 @@ impl Checker<'_> {
             }
             self.limits(&path, cluster);
             self.breaker(&path, &cluster.breaker);
+            self.retry_budget(&path, cluster);
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::{Checker, WEIGHTS_MAX};
-use crate::config::model::{Config, Match, Redirect, Respond, Route};
+use crate::config::model::{Config, Match, Redirect, Respond, Retries, Route};
 use crate::config::values::{Authority, HostPattern, Name};
 
 /// A direct answer is kept in memory by the plan.
@@ -29,6 +29,7 @@ impl Checker<'_> {
         for (index, route) in routes.iter().enumerate() {
             let path = format!("routes.{index}");
             self.action(&path, route);
+            self.retries(&path, route);
             self.matches(&format!("{path}.match"), &route.matches);
             for (at, name) in route.listeners.iter().enumerate() {
                 self.known(
@@ -150,6 +151,7 @@ impl Checker<'_> {
             ("host_rewrite", route.host_rewrite.is_some()),
             ("preserve_path", route.preserve_path),
             ("breaker", route.breaker),
+            ("retries", route.retries != Retries::default()),
         ] {
             if given {
                 self.error(
