@@ -5,17 +5,20 @@
 //! Indices instead of names: `ListenerIndex`, `ClusterIndex` and so on are positions in the plan.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access_log::Format;
 use crate::balance::{Policy, Table};
+use crate::health::ClusterHealth;
 use crate::http::forwarded::Forwarding;
 use crate::http::head::HeadLimits;
 use crate::http::path::PathPolicy;
 use crate::metrics::breakers::BreakerRecord;
 use crate::reconcile::{ClusterId, EndpointId, PlanSpec, Role};
 use crate::route::Router;
+use crate::time::Nanos;
 
 /// One compiled configuration. Generations count up from 1; a newer one wins.
 #[derive(Debug)]
@@ -30,6 +33,8 @@ pub struct Plan {
     pub clusters: Vec<Cluster>,
     /// The breakers of routes; [`crate::route::Forward::breakers`] names places in it.
     pub route_breakers: Vec<EndpointId>,
+    /// What active checks have found, and who is new; in the order of the clusters.
+    pub health: Vec<Arc<ClusterHealth>>,
     /// All breakers, of endpoints and of routes, in the order of their numbers.
     pub breakers: Vec<Breaker>,
     /// What the shards have to agree on: limits and breakers, of the same generation.
@@ -37,9 +42,16 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Breakers that were in the plan before go on with their records. Called once, before any
-    /// shard has the plan.
-    pub fn keep_records(&mut self, before: &Plan) {
+    /// Breakers and endpoints that were in the plan before go on with their records. Called once,
+    /// before any shard has the plan.
+    pub fn keep_records(&mut self, before: &Plan, now: Nanos) {
+        for (cluster, health) in self.clusters.iter().zip(&mut self.health) {
+            let same = before.clusters.iter().position(|other| other.id == cluster.id);
+            // Nobody else has it yet.
+            if let (Some(same), Some(health)) = (same, Arc::get_mut(health)) {
+                health.take_over(&before.health[same], now);
+            }
+        }
         for breaker in &mut self.breakers {
             if let Some(known) = before.breaker(breaker.id) {
                 breaker.record = known.record.clone();
@@ -152,6 +164,8 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// How long a request waits for a place where a limit is reached, default 5 s; 503.
     pub pending_timeout: Duration,
+    /// How its endpoints are checked, if they are.
+    pub health_check: Option<Arc<HealthCheck>>,
     /// Whether a 5xx is a failure for the breakers; true by default.
     pub failure_statuses: bool,
     /// Whether the breaker or the balancer asks how long answers take.
@@ -167,6 +181,36 @@ impl Cluster {
     pub fn default_host(&self) -> &[u8] {
         self.endpoints.first().map_or(b"localhost", |endpoint| endpoint.name.as_bytes())
     }
+}
+
+/// How endpoints are checked by the control thread.
+#[derive(Debug, PartialEq, Eq)]
+pub struct HealthCheck {
+    /// By a request; else a connection is enough.
+    pub http: Option<HttpCheck>,
+    /// In place of the endpoint's own.
+    pub port: Option<u16>,
+    /// From one check to the next. Default 2 s.
+    pub interval: Duration,
+    /// The same while an endpoint is about to change. Default 500 ms.
+    pub fast_interval: Duration,
+    /// For one check. Default 1 s.
+    pub timeout: Duration,
+    /// Checks in a row that bring an endpoint back. Default 2.
+    pub rise: u32,
+    /// Checks in a row that take it out. Default 3.
+    pub fall: u32,
+}
+
+/// What is asked, and what is good.
+#[derive(Debug, PartialEq, Eq)]
+pub struct HttpCheck {
+    /// What is asked for.
+    pub path: String,
+    /// `Host`; else what the endpoint is called.
+    pub host: Option<String>,
+    /// Statuses that are good.
+    pub statuses: Vec<RangeInclusive<u16>>,
 }
 
 /// One address of a cluster.

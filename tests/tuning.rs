@@ -73,7 +73,7 @@ fn profiles_serve() {
 
 /// Where a part of the configuration is explained: the section of the README, and what stands before
 /// its keys there.
-const TUNING: [(&str, &str, &str); 20] = [
+const TUNING: [(&str, &str, &str); 21] = [
     ("Shards", "Threads", ""),
     ("PerCore", "Threads", "per_core"),
     ("ListenerTimeouts", "Clients", "timeouts."),
@@ -91,6 +91,7 @@ const TUNING: [(&str, &str, &str); 20] = [
     ("EndpointLimits", "Origins", "limits.per_endpoint"),
     ("Breaker", "Origins", "breaker."),
     ("RetryBudget", "Origins", "retry_budget."),
+    ("HealthCheck", "Origins", "health_check."),
     ("Log", "The process", "log."),
     ("Admin", "The process", "admin."),
     ("Shutdown", "The process", "shutdown."),
@@ -113,13 +114,17 @@ const NO_TUNING: [&str; 12] = [
 ];
 
 /// Keys of the parts above that are no knobs, or are a part themselves.
-const NO_KNOBS: [(&str, &str); 6] = [
+const NO_KNOBS: [(&str, &str); 10] = [
     ("Log", "format"),
     ("Shards", "per_core"),
     ("RingHash", "key"),
     ("Limits", "per_endpoint"),
     ("Match", "hosts"),
     ("Retries", "statuses"),
+    ("HealthCheck", "path"),
+    ("HealthCheck", "host"),
+    ("HealthCheck", "statuses"),
+    ("HealthCheck", "port"),
 ];
 
 /// The words in backquotes in the first cell of each row, by the section that the row stands in.

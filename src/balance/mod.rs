@@ -293,6 +293,11 @@ impl Balancer {
         }
     }
 
+    /// A random number, uniform over all its values.
+    pub fn dice(&mut self) -> u32 {
+        (self.rng.bits() >> 32) as u32
+    }
+
     #[inline]
     fn look_up(&self, hash: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
         match &self.choice {

@@ -12,6 +12,8 @@ use super::values::Name;
 
 mod clusters;
 
+mod health;
+
 mod limits;
 
 mod listeners;

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use crate::access_log::Format;
 use crate::balance::{HashKey as BalanceKey, Policy, Table};
 use crate::breaker;
+use crate::health::ClusterHealth;
 use crate::http::forwarded::{Forwarding, Treatment as Handling, Trusted as TrustedPeers};
 use crate::http::head::HeadLimits;
 use crate::http::path::{Encoded as Coding, Fragment as Rest, PathPolicy};
@@ -25,8 +26,8 @@ use crate::route::{
 
 use super::model::{
     AccessLogFormat, Balance, Breaker, Cluster, Config, Encoded, Fragment, HashKey, HeaderChanges,
-    HeaderLines, Limits, Listener, Match, Mode, Redirect, Respond, Retries, RetryOn, Route,
-    RouteTimeouts, Scheme, Treatment,
+    HeaderLines, HealthCheck, Limits, Listener, Match, Mode, Redirect, Respond, Retries, RetryOn,
+    Route, RouteTimeouts, Scheme, Treatment,
 };
 use super::values::{Cidr, EndpointAddress, HostPattern, Name, PathText, Ratio};
 
@@ -60,6 +61,11 @@ pub fn compile(
         clusters: &clusters,
     };
     let routes = routes(config, &mut breakers, registry);
+    let health = config.clusters.iter().zip(&clusters).map(|(it, compiled)| {
+        let endpoints = compiled.endpoints.iter().map(|endpoint| endpoint.id);
+        Arc::new(ClusterHealth::new(endpoints, it.slow_start.0, it.panic_threshold.0))
+    });
+    let health = health.collect();
     let RouteBreakers { specs, ids: route_breakers, all: mut breakers, .. } = breakers;
     breakers.sort_unstable_by_key(|breaker| breaker.id);
     // All numbers are taken: what has none by now is gone.
@@ -70,6 +76,7 @@ pub fn compile(
         router: Router::new(routes),
         clusters,
         route_breakers,
+        health,
         breakers,
         agreement: Arc::new(PlanSpec { generation, clusters: specs, clusters_end, endpoints_end }),
     }
@@ -350,6 +357,7 @@ fn cluster(
         connect_timeout: cluster.timeouts.connect.0,
         pending_timeout: cluster.limits.pending_timeout.0,
         failure_statuses: cluster.breaker.fail_on_5xx,
+        health_check: cluster.health_check.as_ref().map(|check| Arc::new(health_check(check))),
         times_answers: !cluster.breaker.max_latency.0.is_zero() || balance == Policy::PeakEwma,
         weighs_latency: balance == Policy::PeakEwma,
         pool: plan::Pool {
@@ -359,6 +367,23 @@ fn cluster(
             requests_max: cluster.pool.requests_max,
         },
         balance,
+    }
+}
+
+fn health_check(check: &HealthCheck) -> plan::HealthCheck {
+    let statuses = check.statuses.iter().map(|range| range.first..=range.last);
+    plan::HealthCheck {
+        http: check.path.as_ref().map(|path| plan::HttpCheck {
+            path: path.0.clone(),
+            host: check.host.as_ref().map(|host| host.0.clone()),
+            statuses: statuses.collect(),
+        }),
+        port: check.port,
+        interval: check.interval.0,
+        fast_interval: check.fast_interval.0.min(check.interval.0),
+        timeout: check.timeout.0,
+        rise: check.rise,
+        fall: check.fall,
     }
 }
 

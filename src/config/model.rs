@@ -15,7 +15,7 @@ use super::error::Problem;
 use super::values::{
     AdminAddress, Authority, Cidr, EndpointAddress, Factor, HeaderName, HeaderValue, HostPattern,
     ListenAddress, LogFilter, MethodName, Name, PathText, Period, Ratio, RedirectTarget, RuleName,
-    Size, SizeLimit, Token,
+    Size, SizeLimit, StatusRange, Token,
 };
 
 /// A configuration that was checked. Every default is filled in.
@@ -1017,12 +1017,78 @@ pub struct Cluster {
     /// How much may be under way at once.
     #[serde(default)]
     pub limits: Limits,
+    /// Whether each endpoint is tried now and then, and how. Default: none is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<HealthCheck>,
+    /// Share of the endpoints that must be up by their checks, 0 to 1; with fewer, checks are ignored:
+    /// rather all of them than too few. Breakers are not. Default 0.5; 0: never.
+    #[serde(default = "half")]
+    pub panic_threshold: Ratio,
+    /// How long an endpoint that joins others, or that its checks find up again, takes to its whole
+    /// share. Default 0s: it has it at once.
+    #[serde(default = "at_once")]
+    pub slow_start: Period,
     /// How many retries there may be for how many requests.
     #[serde(default)]
     pub retry_budget: RetryBudget,
     /// When an endpoint gets no more requests, and how it comes back.
     #[serde(default)]
     pub breaker: Breaker,
+}
+
+fn half() -> Ratio {
+    Ratio::percent(50)
+}
+
+fn at_once() -> Period {
+    Period::seconds(0)
+}
+
+/// How each endpoint is tried, once for the whole process. The first result counts at once, then
+/// `rise` or `fall` in a row. An endpoint that is down gets no request; its breaker is not asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct HealthCheck {
+    /// GET this. Default: none, a connection is enough.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathText>,
+    /// `Host` of that request. Default: what the endpoint is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<Authority>,
+    /// Statuses that are good: 200, or ranges as in "200-299". Default: 200.
+    pub statuses: Vec<StatusRange>,
+    /// Another port than the endpoint's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// From one check to the next, with a tenth of jitter. Default 2s.
+    pub interval: Period,
+    /// The same while results say that an endpoint may change. Default 500ms, or `interval` if that is
+    /// less.
+    pub fast_interval: Period,
+    /// For one check. Default 1s.
+    pub timeout: Period,
+    /// Good checks in a row that bring an endpoint back, from 1. Default 2.
+    #[schemars(range(min = 1))]
+    pub rise: u32,
+    /// Bad checks in a row that take it out, from 1. Default 3.
+    #[schemars(range(min = 1))]
+    pub fall: u32,
+}
+
+impl Default for HealthCheck {
+    fn default() -> HealthCheck {
+        HealthCheck {
+            path: None,
+            host: None,
+            statuses: vec![StatusRange { first: 200, last: 200 }],
+            port: None,
+            interval: Period::seconds(2),
+            fast_interval: Period(std::time::Duration::from_millis(500)),
+            timeout: Period::seconds(1),
+            rise: 2,
+            fall: 3,
+        }
+    }
 }
 
 /// One server: `10.0.0.1:80`, `app.internal:80`, or a mapping with a weight.

@@ -357,7 +357,7 @@ fn numbers_outlive_a_reload() {
             "routes:\n  - {name: new, match: {path: /n}, cluster: c, breaker: true}",
         );
     let mut second = plan(&moved);
-    second.keep_records(&first);
+    second.keep_records(&first, crate::time::Nanos(1));
     for breaker in &second.breakers {
         let known = first.breaker(breaker.id);
         let is_kept = known.is_some_and(|known| Arc::ptr_eq(&known.record, &breaker.record));

@@ -350,6 +350,44 @@ impl fmt::Display for Ratio {
     }
 }
 
+/// A status, or statuses from one to another: 200, 200-299.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatusRange {
+    /// The first of them.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
+}
+
+word!(StatusRange, "a status, or statuses such as 200-299", {
+    "type": ["integer", "string"],
+});
+
+impl FromStr for StatusRange {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<StatusRange, String> {
+        let (first, last) = text.split_once('-').unwrap_or((text, text));
+        let status = |text: &str| text.parse().ok().filter(|it| (200..=599).contains(it));
+        match (status(first), status(last)) {
+            (Some(first), Some(last)) if first <= last => Ok(StatusRange { first, last }),
+            _ => Err(format!(
+                "'{}' is no final status\nwrite one from 200 to 599, or two as in 200-299",
+                clip(text)
+            )),
+        }
+    }
+}
+
+impl fmt::Display for StatusRange {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.first == self.last {
+            true => write!(out, "{}", self.first),
+            false => write!(out, "{}-{}", self.first, self.last),
+        }
+    }
+}
+
 /// So many times as much: 1.01 to 10, in steps of 0.01. Holds percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Factor(pub u32);

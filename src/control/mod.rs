@@ -17,6 +17,8 @@ mod breakers;
 
 pub mod dns;
 
+mod health;
+
 mod inbox;
 
 mod shutdown;
@@ -35,15 +37,18 @@ use tokio::time::Instant;
 
 use crate::access_log::{self, AccessLogs};
 use crate::config::{self, Config};
+use crate::health::Health;
 use crate::mailbox::{Inbox, Sender};
 use crate::metrics::ShardCounters;
 use crate::plan::{self, Plan};
 use crate::reconcile::{Registry, Rollout, ShardId, Step, home_of};
 use crate::shard::message::{FromShard, ToShard};
+use crate::time::Nanos;
 
 use admin::Pages;
 use breakers::{Answer, Command, Overrides};
 use dns::{Answers, DnsOptions, LookUps};
+use health::{Checks, Found};
 use inbox::AsyncInbox;
 use shutdown::{Order, Shutdown, ShutdownSettings};
 use signals::Signal;
@@ -128,6 +133,7 @@ async fn serve(
     let mut inbox = AsyncInbox::new(inbox)?;
     let counters = options.shards.iter().map(|shard| shard.counters.clone()).collect();
     let shared = Shared::new(counters, options.access_logs.lines_lost());
+    let (checks, mut found) = Checks::new(Nanos::now().0);
     let (commands, mut ordered) = mpsc::channel(breakers::COMMANDS_MAX);
     if let Some(listener) = admin {
         let override_timeout = breakers::OVERRIDE_TIMEOUT;
@@ -152,6 +158,7 @@ async fn serve(
         reload_wanted: false,
         refresh_at: None,
         overrides: Overrides::default(),
+        checks,
         shared,
     };
     control.begin(Job::FirstLookUp);
@@ -160,6 +167,7 @@ async fn serve(
         tokio::select! {
             message = inbox.receive() => control.on_message(message?),
             Some(signal) = signals.recv() => control.on_signal(signal, Instant::now()),
+            Some(found) = found.recv() => control.on_found(found),
             Some(command) = ordered.recv() => control.on_command(command),
             outcome = finished(&mut control.job) => control.on_outcome(outcome),
             () = until(due) => control.on_due(Instant::now()),
@@ -254,6 +262,7 @@ struct Control {
     reload_wanted: bool,
     refresh_at: Option<Instant>,
     overrides: Overrides,
+    checks: Checks,
     shared: Arc<Shared>,
 }
 
@@ -340,6 +349,32 @@ impl Control {
         let endpoint = breaker.id;
         let home = &mut self.shards[usize::from(home.0)];
         home.post(ToShard::Override { endpoint, wanted, generation });
+    }
+
+    /// Checks have found that an endpoint is down, or up: the shards read it at their next choice.
+    fn on_found(&mut self, found: Found) {
+        let Found { endpoint: id, up, why } = found;
+        let Some(plan) = &self.plan else { return };
+        for (cluster, health) in plan.clusters.iter().zip(&plan.health) {
+            let Some(record) = health.of(id) else { continue };
+            let endpoint = cluster.endpoints.iter().find(|endpoint| endpoint.id == id);
+            let address = endpoint.map(|endpoint| endpoint.address.to_string()).unwrap_or_default();
+            let cluster = &cluster.name;
+            let was_unchecked = record.state() == Health::Unchecked;
+            record.set(if up { Health::Up } else { Health::Down }, Nanos::now());
+            match up {
+                true if was_unchecked => tracing::debug!(cluster, endpoint = address, "is up"),
+                true => tracing::info!(cluster, endpoint = address, "is up again"),
+                false => tracing::warn!(cluster, endpoint = address, why, "is down"),
+            }
+            match health.sum_up() {
+                Some(true) => {
+                    tracing::error!(cluster, "panic: too few endpoints are up, all are used")
+                }
+                Some(false) => tracing::info!(cluster, "panic is over"),
+                None => {}
+            }
+        }
     }
 
     fn shutdown_settings(&self) -> ShutdownSettings {
@@ -431,9 +466,10 @@ impl Control {
         let mut plan =
             config::compile(&self.config, self.generation, &mut self.registry, &mut resolve);
         if let Some(before) = &self.plan {
-            plan.keep_records(before);
+            plan.keep_records(before, Nanos::now());
         }
         self.shared.update(|status| status.plan_newest = self.generation);
+        self.checks.follow(&plan);
         self.plan = Some(Arc::new(plan));
         let step = self.rollout.submit(self.generation);
         self.roll_out(step);

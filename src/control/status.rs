@@ -5,11 +5,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
+use crate::health::ClusterHealth;
 use crate::metrics::ShardCounters;
 use crate::metrics::breakers::PastTrips;
-use crate::metrics::exposition::{self, BreakerView, ClusterView, ControlView, ShardView};
+use crate::metrics::exposition::{
+    self, BreakerView, ClusterView, ControlView, HealthView, ShardView,
+};
 use crate::metrics::process::ProcessStats;
-use crate::plan::Plan;
+use crate::plan::{Cluster, Plan};
 use crate::reconcile::ClusterId;
 
 /// One shard, by what it has told.
@@ -180,14 +183,29 @@ fn cluster_views<'a>(plan: &'a Plan, past_trips: &mut PastTrips) -> Vec<ClusterV
         breakers.entry(breaker.cluster_id).or_default().push(view);
         *trips.entry(breaker.cluster_id).or_default() += breaker.record.trips();
     }
-    let views = plan.clusters.iter().zip(&plan.agreement.clusters).map(|(cluster, spec)| {
+    let clusters = plan.clusters.iter().zip(&plan.agreement.clusters).zip(&plan.health);
+    let views = clusters.map(|((cluster, spec), health)| {
         let now = trips.remove(&cluster.id).unwrap_or_default();
         ClusterView {
             name: &cluster.name,
             limits: &spec.limits,
             breakers: breakers.remove(&cluster.id).unwrap_or_default(),
+            health: health_views(cluster, health),
+            in_panic: health.in_panic(),
             trips: now + past_trips.of(&cluster.name),
         }
+    });
+    views.collect()
+}
+
+/// What checks have found of a cluster's endpoints, where there are any.
+fn health_views(cluster: &Cluster, health: &ClusterHealth) -> Vec<HealthView> {
+    let checked = cluster.endpoints.iter().filter(|_| cluster.health_check.is_some());
+    let views = checked.zip(health.endpoints()).map(|(endpoint, (_, record))| HealthView {
+        endpoint: endpoint.address,
+        health: record.state(),
+        passed: record.passed.get(),
+        failed: record.failed.get(),
     });
     views.collect()
 }
@@ -241,7 +259,7 @@ mod tests {
             generation += 1;
             let mut plan = config::compile(&config, generation, &mut registry, &mut |_, _| vec![]);
             if let Some(before) = shared.plan() {
-                plan.keep_records(&before);
+                plan.keep_records(&before, crate::time::Nanos(1));
             }
             shared.publish(Arc::new(plan));
         };

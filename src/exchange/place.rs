@@ -352,9 +352,10 @@ impl<'a> Exchange<'a> {
             let chosen =
                 chosen.take().or_else(|| self.choose_to_wait(&plan, at, hash, now, avoided));
             let Some(endpoint) = chosen else {
-                return Err(match plan.cluster(at).endpoints.is_empty() {
-                    true => Reason::NoEndpoint,
-                    false => Reason::BreakerOpen,
+                return Err(match plan.has(at, |_| true) {
+                    true => Reason::BreakerOpen,
+                    // There is none, or all are down.
+                    false => Reason::NoEndpoint,
                 });
             };
             let refusal = match agreement.reconciler().admit(endpoint.slot, now) {

@@ -9,10 +9,12 @@
 //! `outrigger_breaker_state{state="open"} == 1` finds them, and a series never ends by a change.
 
 use std::fmt::{Display, Write};
+use std::net::SocketAddr;
 
 use super::breakers::BreakerState;
 use super::process::ProcessStats;
 use super::{CODE_CLASSES, Counter, Gauge, ShardCounters, Snapshot};
+use crate::health::Health;
 use crate::reason::Reason;
 use crate::reconcile::{AGE_BUCKETS, Ages, ClusterLimits};
 
@@ -45,6 +47,23 @@ pub struct ClusterView<'a> {
     pub breakers: Vec<BreakerView<'a>>,
     /// Of those that have left the plan, too.
     pub trips: u64,
+    /// Of its endpoints, where they are checked.
+    pub health: Vec<HealthView>,
+    /// Too few are up.
+    pub in_panic: bool,
+}
+
+/// What checks have found of an endpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct HealthView {
+    /// The label `endpoint`.
+    pub endpoint: SocketAddr,
+    /// The last verdict.
+    pub health: Health,
+    /// Checks that it passed.
+    pub passed: u64,
+    /// Checks that it did not.
+    pub failed: u64,
 }
 
 /// One breaker of a cluster.
@@ -388,6 +407,7 @@ fn of_clusters(page: &mut Page, clusters: &[ClusterView<'_>]) {
             }
         }
     }
+    of_health(page, clusters);
     let name = "outrigger_breaker_trips_total";
     page.family(name, Kind::Counter, "How often failures have opened a breaker.");
     for ClusterView { name: cluster, trips, .. } in clusters {
@@ -404,6 +424,34 @@ fn of_clusters(page: &mut Page, clusters: &[ClusterView<'_>]) {
         ];
         for (kind, limit) in told {
             page.sample(name, &[("cluster", cluster), ("kind", &kind)], limit);
+        }
+    }
+}
+
+fn of_health(page: &mut Page, clusters: &[ClusterView<'_>]) {
+    let name = "outrigger_cluster_panic";
+    page.family(name, Kind::Gauge, "1 while too few endpoints are up, and all are used.");
+    for ClusterView { name: cluster, in_panic, .. } in clusters {
+        page.sample(name, &[("cluster", cluster)], u8::from(*in_panic));
+    }
+    let name = "outrigger_endpoint_up";
+    page.family(name, Kind::Gauge, "Whether the endpoint is up by its checks.");
+    for ClusterView { name: cluster, health, .. } in clusters {
+        for view in health.iter().filter(|view| view.health != Health::Unchecked) {
+            let labels: [(&str, &dyn Display); 2] =
+                [("cluster", cluster), ("endpoint", &view.endpoint)];
+            page.sample(name, &labels, u8::from(view.health == Health::Up));
+        }
+    }
+    let name = "outrigger_health_checks_total";
+    page.family(name, Kind::Counter, "Active checks of endpoints, by how they ended.");
+    for ClusterView { name: cluster, health, .. } in clusters {
+        for view in health {
+            for (result, count) in [("passed", view.passed), ("failed", view.failed)] {
+                let labels: [(&str, &dyn Display); 3] =
+                    [("cluster", cluster), ("endpoint", &view.endpoint), ("result", &result)];
+                page.sample(name, &labels, count);
+            }
         }
     }
 }
@@ -552,9 +600,32 @@ mod tests {
             // A route may be called like an endpoint.
             breaker("10.0.0.1:80", "route", BreakerState::Closed),
         ];
+        let health = |port, health, passed, failed| {
+            let endpoint = SocketAddr::from(([10, 0, 0, 1], port));
+            HealthView { endpoint, health, passed, failed }
+        };
+        let health = vec![
+            health(80, Health::Up, 7, 1),
+            health(81, Health::Down, 0, 3),
+            health(82, Health::Unchecked, 0, 0),
+        ];
         let clusters = [
-            ClusterView { name: "app", limits: &limits, breakers, trips: 3 },
-            ClusterView { name: "empty", limits: &limits, breakers: Vec::new(), trips: 0 },
+            ClusterView {
+                name: "app",
+                limits: &limits,
+                breakers,
+                trips: 3,
+                health,
+                in_panic: true,
+            },
+            ClusterView {
+                name: "empty",
+                limits: &limits,
+                breakers: Vec::new(),
+                trips: 0,
+                health: Vec::new(),
+                in_panic: false,
+            },
         ];
         render(&shards, &clusters, &control, &ProcessStats::read())
     }
@@ -588,6 +659,17 @@ mod tests {
             (r#"outrigger_breakers{cluster="app",state="half-open"}"#, 1.0),
             (r#"outrigger_breakers{cluster="empty",state="closed"}"#, 0.0),
             (r#"outrigger_breaker_trips_total{cluster="app"}"#, 3.0),
+            (r#"outrigger_cluster_panic{cluster="app"}"#, 1.0),
+            (r#"outrigger_cluster_panic{cluster="empty"}"#, 0.0),
+            (r#"outrigger_endpoint_up{cluster="app",endpoint="10.0.0.1:80"}"#, 1.0),
+            (r#"outrigger_endpoint_up{cluster="app",endpoint="10.0.0.1:81"}"#, 0.0),
+            (
+                concat!(
+                    r#"outrigger_health_checks_total{cluster="app","#,
+                    r#"endpoint="10.0.0.1:81",result="failed"}"#
+                ),
+                3.0,
+            ),
             (r#"outrigger_limit{cluster="app",kind="requests"}"#, 7.0),
             (r#"outrigger_limit{cluster="app",kind="pending"}"#, 1024.0),
             ("outrigger_ready", 1.0),
@@ -644,7 +726,14 @@ mod tests {
                 state: BreakerState::Open,
             });
             let breakers = breakers.collect();
-            let cluster = ClusterView { name: "app", limits: &limits, breakers, trips: 0 };
+            let cluster = ClusterView {
+                name: "app",
+                limits: &limits,
+                breakers,
+                trips: 0,
+                health: Vec::new(),
+                in_panic: false,
+            };
             let page = render(&[], &[cluster], &ControlView::default(), &ProcessStats::read());
             let series = parse(&page);
             assert_eq!(series[r#"outrigger_breakers{cluster="app",state="open"}"#], count as f64);

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::balance::{Balancer, Loads};
+use crate::health::ClusterHealth;
 use crate::metrics::ShardCounters;
 use crate::plan::{Cluster, Plan};
 use crate::reconcile::{ClusterId, ClusterSlot, EndpointSlot, Kind, Reconciler};
@@ -28,8 +29,24 @@ pub struct ShardCluster {
     slot: ClusterSlot,
     endpoints: Vec<Rc<Endpoint>>,
     balancer: RefCell<Balancer>,
+    health: Arc<ClusterHealth>,
     /// Retries do not wait for leave before: there was none lately.
     retries_asked_after: Cell<Nanos>,
+}
+
+/// The choice where some endpoints are down, or do not have their whole share yet.
+#[cold]
+fn by_health(
+    health: &ClusterHealth,
+    balancer: &mut Balancer,
+    loads: &Seen<'_>,
+    hash: Option<u64>,
+    usable: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let dice = balancer.dice();
+    let in_use = |index: usize| !health.is_out(index) && usable(index);
+    let whole = |index: usize| !health.holds_back(index, loads.now, dice) && in_use(index);
+    balancer.pick(loads, hash, whole).or_else(|| balancer.pick(loads, hash, in_use))
 }
 
 /// What a cluster has under way on this shard.
@@ -70,7 +87,7 @@ impl ShardPlan {
         counters: &Arc<ShardCounters>,
         rng: &mut Rng,
     ) -> ShardPlan {
-        let clusters = plan.clusters.iter().map(|cluster| {
+        let clusters = plan.clusters.iter().zip(&plan.health).map(|(cluster, health)| {
             let before = old.cluster_named(&cluster.name);
             let endpoints = cluster.endpoints.iter().map(|endpoint| {
                 before
@@ -87,7 +104,8 @@ impl ShardPlan {
             let balancer = Balancer::with_table(table, balance, all, rng.bits());
             let slot = agreement.cluster_slot(cluster.id);
             let balancer = RefCell::new(balancer);
-            ShardCluster { slot, endpoints, balancer, retries_asked_after: Cell::default() }
+            let (health, retries_asked_after) = (health.clone(), Cell::default());
+            ShardCluster { slot, endpoints, balancer, health, retries_asked_after }
         });
         let clusters: Vec<ShardCluster> = clusters.collect();
         for known in old.clusters.iter().flat_map(|cluster| &cluster.endpoints) {
@@ -135,16 +153,22 @@ impl ShardPlan {
         own: &Reconciler,
         usable: impl Fn(EndpointSlot) -> bool,
     ) -> Option<&Rc<Endpoint>> {
-        let ShardCluster { slot, endpoints, balancer, .. } = &self.clusters[cluster];
+        let ShardCluster { slot, endpoints, balancer, health, .. } = &self.clusters[cluster];
         let loads = Seen { cluster: *slot, endpoints, own, now };
         let usable = |index: usize| usable(endpoints[index].slot);
-        let picked = balancer.borrow_mut().pick(&loads, hash, usable)?;
-        Some(&endpoints[picked])
+        let mut balancer = balancer.borrow_mut();
+        let picked = match health.is_plain(now) {
+            true => balancer.pick(&loads, hash, usable),
+            false => by_health(health, &mut balancer, &loads, hash, usable),
+        };
+        picked.map(|index| &endpoints[index])
     }
 
-    /// Whether an endpoint of a cluster passes a test.
+    /// Whether an endpoint of a cluster that is not down passes a test.
     pub fn has(&self, cluster: usize, test: impl Fn(EndpointSlot) -> bool) -> bool {
-        self.clusters[cluster].endpoints.iter().any(|endpoint| test(endpoint.slot))
+        let ShardCluster { endpoints, health, .. } = &self.clusters[cluster];
+        let mut all = endpoints.iter().enumerate();
+        all.any(|(index, endpoint)| !health.is_out(index) && test(endpoint.slot))
     }
 
     /// The place of a cluster, by its number.

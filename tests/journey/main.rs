@@ -47,6 +47,8 @@ mod pool;
 
 mod retry;
 
+mod health;
+
 mod timeouts;
 
 mod bounds;

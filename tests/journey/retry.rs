@@ -5,9 +5,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use rustix::net::RecvFlags;
 use rustix::process::Signal;
 
-use crate::support::{Crowd, GET, Gate, OK, Origin, Peer, Setup, eventually, pause, with_shards};
+use crate::support::{
+    Client, Crowd, GET, Gate, OK, Origin, Peer, Setup, eventually, pause, with_shards,
+};
 
 /// The breaker stays out of it.
 const NO_BREAKER: &str = "breaker: {consecutive_failures: 0, failure_ratio: 0}";
@@ -46,6 +49,12 @@ fn put(path: &str, length: usize) -> String {
     let mut request = format!("PUT {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
     request.extend(std::iter::repeat_n('b', length));
     request
+}
+
+/// Whether something has come for a client, without reading it.
+fn has_answer(client: &Client) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    rustix::net::recv(client.stream_again(), &mut [0; 1], flags).is_ok()
 }
 
 // ---- What is worth another try ---------------------------------------------------------------
@@ -344,29 +353,38 @@ fn retries_in_flight_are_limited_exactly() {
             .cluster(&format!("limits: {{max_retries: {LIMIT}}}"))
             .retries("on: [5xx], backoff: 0s, max_backoff: 0s")
             .start();
-        let crowd_size = 6 * shards;
-        let mut crowd = Crowd::connect(&proxy, crowd_size);
-        // One after the other: a shard that lacks leave has the time to get it.
-        for (number, client) in crowd.0.iter_mut().enumerate() {
-            client.send(format!("GET /{number} HTTP/1.1\r\nHost: a\r\n\r\n"));
-            if number >= LIMIT {
-                assert_eq!(client.answer().status(), 503, "{number}");
+        let held = || gate.0.lock().unwrap().0;
+        let mut idle = Crowd::connect(&proxy, 6 * shards).0;
+        let mut waiting: Vec<Client> = Vec::new();
+        let mut paths = 0..;
+        // One after the other, until as many wait as may: a shard that lacks leave asks for it, but not
+        // for long, and then its client gets the answer that there is.
+        eventually("as many are held as may be", || {
+            let mut client = idle.remove(0);
+            let before = held();
+            client.send(format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", paths.next().unwrap()));
+            eventually("it is held, or answered", || held() > before || has_answer(&client));
+            if held() > before {
+                waiting.push(client);
             } else {
-                eventually("it is held", || gate.0.lock().unwrap().0 == number + 1);
+                assert_eq!(client.answer().status(), 503);
+                idle.push(client);
             }
+            waiting.len() == LIMIT
+        });
+        for client in &mut idle {
+            assert_eq!(client.get(&format!("/{}", paths.next().unwrap())).status(), 503);
         }
-        assert_eq!(gate.0.lock().unwrap().0, LIMIT);
+        assert_eq!(held(), LIMIT);
         gate.0.lock().unwrap().1 = true;
         gate.1.notify_all();
-        for client in &mut crowd.0[..LIMIT] {
+        for client in &mut waiting {
             assert_eq!(client.answer().status(), 200);
         }
         // They are over: there is leave again, also for a shard that had none.
-        let last = crowd.0.last_mut().unwrap();
-        let mut paths = crowd_size..;
+        let last = idle.last_mut().unwrap();
         eventually("there is leave again", || {
-            let path = paths.next().unwrap();
-            last.get(&format!("/{path}")).status() == 200
+            last.get(&format!("/{}", paths.next().unwrap())).status() == 200
         });
     });
 }
