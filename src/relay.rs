@@ -434,7 +434,7 @@ pub struct Pipe {
 }
 
 /// A source that is only looked at once many bytes have come, as long as they come fast. A wake-up
-/// for each segment cost a ninth of the CPU per byte. No byte of a slower source is held for longer
+/// for each segment cost a twelfth of the CPU per byte. No byte of a slower source is held for longer
 /// than [`FAST`].
 struct Source<'a> {
     socket: &'a Socket,

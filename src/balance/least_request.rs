@@ -24,15 +24,7 @@ impl LeastRequest {
         rng: &mut Rng,
         usable: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        let first = self.sampler.draw(rng, &usable)?;
-        if self.sampler.count() == 1 {
-            return Some(first);
-        }
-        let second = self.sampler.draw(rng, |index| index != first && usable(index));
-        Some(match second {
-            Some(second) if self.lighter(second, first, &in_flight) => second,
-            _ => first,
-        })
+        self.sampler.better_of_two(rng, usable, |one, other| self.lighter(one, other, &in_flight))
     }
 
     /// Whether `one` has less in flight for its weight than `other`.

@@ -73,16 +73,8 @@ impl PeakEwma {
         rng: &mut Rng,
         usable: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        let first = self.sampler.draw(rng, &usable)?;
-        if self.sampler.count() == 1 {
-            return Some(first);
-        }
-        let second = self.sampler.draw(rng, |index| index != first && usable(index));
         let per_weight = |index: usize| load(index) / f64::from(self.sampler.weight(index));
-        Some(match second {
-            Some(second) if per_weight(second) < per_weight(first) => second,
-            _ => first,
-        })
+        self.sampler.better_of_two(rng, usable, |one, other| per_weight(one) < per_weight(other))
     }
 }
 

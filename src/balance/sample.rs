@@ -32,7 +32,7 @@ impl Sampler {
         Sampler { weights, slots }
     }
 
-    pub fn count(&self) -> usize {
+    fn count(&self) -> usize {
         self.weights.len()
     }
 
@@ -68,7 +68,27 @@ impl Sampler {
         self.search(rng, usable)
     }
 
-    /// The same by looking at every endpoint, for when few are usable.
+    /// Power of two choices: of two different usable endpoints drawn by weight, the second if it is
+    /// better than the first; `better(one, other)` says so. `None` if none is usable.
+    #[inline]
+    pub fn better_of_two(
+        &self,
+        rng: &mut Rng,
+        usable: impl Fn(usize) -> bool,
+        better: impl Fn(usize, usize) -> bool,
+    ) -> Option<usize> {
+        let first = self.draw(rng, &usable)?;
+        if self.count() == 1 {
+            return Some(first);
+        }
+        let second = self.draw(rng, |index| index != first && usable(index));
+        Some(match second {
+            Some(second) if better(second, first) => second,
+            _ => first,
+        })
+    }
+
+    /// The same as `draw` by looking at every endpoint, for when few are usable.
     #[cold]
     fn search(&self, rng: &mut Rng, usable: impl Fn(usize) -> bool) -> Option<usize> {
         let all = || self.weights.iter().enumerate().filter(|(index, _)| usable(*index));
