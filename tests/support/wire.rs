@@ -304,14 +304,21 @@ impl Wire {
 
 /// Whether neither side has ended it, as far as the kernel knows.
 pub fn is_established(stream: &TcpStream) -> bool {
-    // `struct tcp_info` begins with `tcpi_state`; 1 is TCP_ESTABLISHED (tcp(7), linux/tcp.h).
+    // Asked twice: the kernel reads the state before it locks the socket, and an end that has
+    // arrived while a reader was in there waits for that lock (`tcp_get_info`).
+    let _ = tcp_state(stream);
+    tcp_state(stream) == Some(1) // TCP_ESTABLISHED
+}
+
+/// The first field of `struct tcp_info` (tcp(7), linux/tcp.h).
+fn tcp_state(stream: &TcpStream) -> Option<u8> {
     let (mut state, mut length) = (0_u8, 1 as libc::socklen_t);
     // SAFETY: the kernel writes at most `length` bytes, and `state` has as many.
     let result = unsafe {
         let state = (&raw mut state).cast();
         libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, state, &mut length)
     };
-    result == 0 && state == 1
+    (result == 0).then_some(state)
 }
 
 /// Bytes as text, for assertions that fail.
