@@ -5,6 +5,7 @@
 //! parse -> client -> normalise -> Max-Forwards -> route -> limits -> write the outgoing head
 //! ```
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -21,7 +22,9 @@ use crate::http::path::{self, Fragment, Normal};
 use crate::plan::Listener;
 use crate::reason::Reason;
 use crate::respond::{self, Own};
-use crate::route::{self, Asked, HeaderRules, RequestView, RetryPolicy, Route, RouteTimeouts};
+use crate::route::{
+    self, Asked, HeaderRules, HedgeDelay, RequestView, RetryPolicy, Route, RouteTimeouts,
+};
 use crate::shard::Shard;
 use crate::shard::buffers::Buffer;
 use crate::shard::plan::ShardPlan;
@@ -152,6 +155,18 @@ impl Order {
     #[inline]
     pub fn retries(&self) -> &RetryPolicy {
         &self.routed().retries
+    }
+
+    /// How long its first endpoint has to itself, as far as that is known.
+    pub fn hedge_delay(&self) -> Option<Duration> {
+        self.plan.hedge_delay(self.route?)?.borrow().delay()
+    }
+
+    /// Where the time of its answers is measured for hedges.
+    #[inline]
+    pub fn measures_hedges(&self) -> Option<&RefCell<HedgeDelay>> {
+        self.retries().hedge?;
+        self.plan.hedge_delay(self.route?).filter(|delay| delay.borrow().measures())
     }
 
     /// Whether most of its time has gone by since its head was here: what was late before was the

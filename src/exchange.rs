@@ -9,6 +9,8 @@
 //!  +--- another try, if the route has retries for what happened
 //! ```
 
+mod hedge;
+
 mod patience;
 
 mod place;
@@ -37,7 +39,8 @@ use crate::shard::buffers::Buffer;
 use crate::time::Nanos;
 use crate::upstream::{Connection, Endpoint};
 
-use patience::{Uploading, Waiting};
+use hedge::{Begun, Overtaking};
+use patience::{Arrived, Uploading, Waiting};
 use place::{Opening, Place};
 use reply::Reply;
 use retry::{Avoided, Tries};
@@ -127,7 +130,7 @@ struct Exchanged {
 }
 
 /// An exchange that did not.
-enum Undone {
+enum Undone<'a> {
     /// Another try has leave in place of this answer, of which the client has seen nothing.
     Again {
         /// Its status.
@@ -137,6 +140,8 @@ enum Undone {
         /// The endpoint's connection can be used again.
         reusable: bool,
     },
+    /// A hedge takes the place of this try, of which the client has seen nothing.
+    Overtaken(Box<Overtaking<'a>>),
     /// Nothing of an answer has reached the client.
     NotAnswered(NoAnswer),
     /// A part of it has.
@@ -151,14 +156,20 @@ enum NoAnswer {
     Failed(Reason),
 }
 
+impl From<Reason> for Undone<'_> {
+    fn from(reason: Reason) -> Self {
+        Undone::NotAnswered(reason.into())
+    }
+}
+
 impl From<Reason> for NoAnswer {
     fn from(reason: Reason) -> NoAnswer {
         NoAnswer::Failed(reason)
     }
 }
 
-impl From<NoAnswer> for Undone {
-    fn from(none: NoAnswer) -> Undone {
+impl From<NoAnswer> for Undone<'_> {
+    fn from(none: NoAnswer) -> Self {
         Undone::NotAnswered(none)
     }
 }
@@ -175,6 +186,14 @@ impl Tried {
     fn failed(reason: Reason, body_left: bool) -> Tried {
         Tried::Failed(Failure::untold(reason, body_left))
     }
+}
+
+/// How a try begins.
+enum Start {
+    /// Its request is to be sent, at this time.
+    Anew(Nanos),
+    /// It was sent, as a hedge.
+    Begun(Begun),
 }
 
 /// What came first in an exchange whose request body is still arriving.
@@ -234,7 +253,9 @@ impl<'a> Exchange<'a> {
             place.set_route(route);
         }
         order.probe_until = place.probe_until();
-        order.is_timed = order.log.is_some() || order.plan.cluster(cluster).times_answers;
+        order.is_timed = order.log.is_some()
+            || order.plan.cluster(cluster).times_answers
+            || order.measures_hedges().is_some();
         let mut tries = Tries::new(order, place.probes_route());
         if tries.are_paid_for() {
             self.shard.agreement.deposit(endpoint.slot, now);
@@ -257,10 +278,13 @@ impl<'a> Exchange<'a> {
         let pool = order.plan.cluster(cluster).pool;
         let learns = order.plan.cluster(cluster).weighs_latency;
         let mut kept = self.take_kept(order, &endpoint, &pool, replayable, now);
+        let mut begun = None;
         let failure = 'tries: loop {
-            order.attempts += 1;
-            if let Some(deadline) = order.deadline {
-                deadline.tell(now, order.out.filled_mut());
+            if begun.is_none() {
+                order.attempts += 1;
+                if let Some(deadline) = order.deadline {
+                    deadline.tell(now, order.out.filled_mut());
+                }
             }
             let mut sent = false;
             let tried = 'tried: {
@@ -290,8 +314,11 @@ impl<'a> Exchange<'a> {
                     // Boxed: it is large and rare, and every session would have to hold room for it.
                     Box::pin(self.with_upload(order, &connection, &mut place, now)).await
                 } else {
-                    self.at_once(order, cluster, &connection, &mut place, &mut tries, now).await
+                    let goal = (cluster, hash);
+                    let start = begun.take().map_or(Start::Anew(now), Start::Begun);
+                    self.at_once(order, goal, &connection, &mut place, &mut tries, start).await
                 };
+                order.attempts += tries.take_hedges();
                 match exchanged {
                     Ok(Exchanged { outcome, upstream_reusable }) => {
                         now = Nanos::now();
@@ -303,6 +330,9 @@ impl<'a> Exchange<'a> {
                         if learns {
                             endpoint.learn(said, latency, now);
                         }
+                        if let Some(delay) = order.measures_hedges() {
+                            delay.borrow_mut().observe(latency, now);
+                        }
                         tries.ended(order, outcome.status, &self.shard.counters);
                         return Ok(outcome);
                     }
@@ -311,6 +341,25 @@ impl<'a> Exchange<'a> {
                             connection.keep(&pool, Nanos::now());
                         }
                         Tried::Again { status, latency }
+                    }
+                    Err(Undone::Overtaken(next)) => {
+                        let ended = Nanos::now();
+                        let said = next.end_before(&mut place, connection.reused, now, ended);
+                        if learns {
+                            endpoint.learn(said, ended.since(now), ended);
+                        }
+                        if let Some(delay) = order.measures_hedges() {
+                            delay.borrow_mut().observe(ended.since(now), ended);
+                        }
+                        order.answer_until =
+                            order.answer_until.min(now.after(order.timeouts().answer));
+                        let mut next = *next;
+                        next.place.follow(&mut place);
+                        tries.go_on_as_hedge(next.leave);
+                        (endpoint, place, now) = (next.endpoint, next.place, next.begun.asked);
+                        (kept, begun) = (Some(next.connection), Some(next.begun));
+                        order.endpoint = Some(endpoint.clone());
+                        continue 'tries;
                     }
                     // It may have timed out just as we used it: once more, on a new one, unless the
                     // origin may have acted on it already (RFC 9110, 9.2.2).
@@ -467,17 +516,30 @@ impl<'a> Exchange<'a> {
     async fn at_once(
         &mut self,
         order: &Order,
-        cluster: usize,
+        (cluster, hash): (usize, Option<u64>),
         connection: &Connection,
         place: &mut Place<'_>,
         tries: &mut Tries<'a>,
-        now: Nanos,
-    ) -> Result<Exchanged, Undone> {
+        start: Start,
+    ) -> Result<Exchanged, Undone<'a>> {
         let (shard, client) = (self.shard, self.client);
         let upstream = connection.socket();
+        let (now, begun) = match start {
+            Start::Anew(now) => (now, None),
+            Start::Begun(begun) => (begun.asked, Some(begun)),
+        };
         let mut waiting = Waiting::begin(order, now);
+        if begun.is_some() {
+            waiting.hedged();
+        } else if let Some(delay) = tries.hedge_delay(order) {
+            waiting.hedge_at(now + delay);
+        }
         self.timer.set(waiting.first_look(now), now);
-        match upstream.try_send(order.out.filled()) {
+        let sent = match begun {
+            None => upstream.try_send(order.out.filled()),
+            Some(_) => Ok(order.out.len()),
+        };
+        match sent {
             Ok(count) if count == order.out.len() => {}
             first => {
                 // Rare: the socket takes less than a head, or is broken.
@@ -500,13 +562,22 @@ impl<'a> Exchange<'a> {
                 // After a failed write an answer may still be there to be read.
             }
         }
-        let mut reply = Reply::new(shard, order, now);
+        let mut reply = match begun {
+            None => Reply::new(shard, order, now),
+            Some(begun) => Reply::resumed(shard, order, begun),
+        };
         let answered = loop {
             match reply.look(false)? {
                 Received::Partial => {
-                    let arrived = waiting.until_readable(shard, upstream, client, self.timer).await;
-                    arrived.map_err(NoAnswer::from)?;
-                    reply.receive(upstream)?;
+                    match waiting.until_readable(shard, upstream, client, self.timer).await? {
+                        Arrived::Bytes => reply.receive(upstream)?,
+                        Arrived::Late => {
+                            let (waiting, reply) = (&mut waiting, &mut reply);
+                            let hedge =
+                                self.hedge(order, cluster, hash, upstream, tries, waiting, reply);
+                            Box::pin(hedge).await?;
+                        }
+                    }
                 }
                 Received::Final(answered) => break answered,
                 Received::Interim => {
@@ -552,7 +623,7 @@ impl<'a> Exchange<'a> {
         connection: &Connection,
         place: &mut Place<'_>,
         now: Nanos,
-    ) -> Result<Exchanged, Undone> {
+    ) -> Result<Exchanged, Undone<'a>> {
         let Exchange { shard, client, timer, inbound } = self;
         let upstream = connection.socket();
         let up = Flow::default();

@@ -261,6 +261,12 @@ pub struct ShardCounters {
     pub retries: Counter,
     /// Those among them by which the client got an answer that was worth no further try.
     pub retries_succeeded: Counter,
+    /// Requests sent to a second endpoint because the first was slow.
+    pub hedges: Counter,
+    /// Those among them whose answer was taken, or that went on after the first had failed.
+    pub hedges_won: Counter,
+    /// Hedges that were due, but had no leave, or no endpoint to go to.
+    pub hedges_refused: Counter,
     /// Retries that were wanted, but as many were in flight as may.
     pub retries_refused_limit: Counter,
     /// Retries that were wanted, but that nobody had paid for.

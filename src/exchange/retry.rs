@@ -30,13 +30,15 @@ use crate::upstream::Endpoint;
 
 /// After a wait for leave to retry that was in vain, nobody waits for so long: in an outage, each
 /// failing request would wait.
-const NO_ASK_FOR: Duration = Duration::from_millis(100);
+pub(super) const NO_ASK_FOR: Duration = Duration::from_millis(100);
 
 /// What a request may still try.
 pub(super) struct Tries<'a> {
     left: u32,
     /// How many were made after the first.
     made: u32,
+    /// Hedges that were sent, and are not counted in the order yet.
+    hedges: u32,
     /// Nothing was worth more than one try so far: nearly always.
     more: Option<Box<More<'a>>>,
 }
@@ -52,9 +54,16 @@ struct More<'a> {
 }
 
 /// Leave to retry; it counts until it is dropped.
-struct Leave<'a> {
+pub(super) struct Leave<'a> {
     agreement: &'a Agreement,
     cluster: ClusterSlot,
+}
+
+impl<'a> Leave<'a> {
+    /// Leave that the agreement has given.
+    pub fn new(agreement: &'a Agreement, cluster: ClusterSlot) -> Leave<'a> {
+        Leave { agreement, cluster }
+    }
 }
 
 impl Drop for Leave<'_> {
@@ -92,13 +101,47 @@ impl<'a> Tries<'a> {
     #[inline]
     pub fn new(order: &Order, probes_route: bool) -> Tries<'a> {
         let left = if probes_route { 0 } else { order.retries().attempts };
-        Tries { left, made: 0, more: None }
+        Tries { left, made: 0, hedges: 0, more: None }
     }
 
     /// Whether the route has any.
     #[inline]
     pub fn are_paid_for(&self) -> bool {
         self.left > 0
+    }
+
+    /// How long the endpoint has to itself, if another one is asked then.
+    #[inline]
+    pub fn hedge_delay(&self, order: &Order) -> Option<Duration> {
+        order.retries().hedge?;
+        let may_hedge = self.left > 0 && may_repeat(order) && !order.is_probe() && !order.upgrade;
+        order.hedge_delay().filter(|_| may_hedge)
+    }
+
+    /// A hedge is a try, too: of the request that is at `first`.
+    pub fn hedge_with(&mut self, first: EndpointSlot, second: EndpointSlot) {
+        self.left -= 1;
+        self.hedges += 1;
+        self.more().tried.extend([first, second]);
+    }
+
+    /// The hedge is the request's try now.
+    pub fn go_on_as_hedge(&mut self, leave: Leave<'a>) {
+        self.more().leave = Some(leave);
+    }
+
+    /// How many hedges were sent since the last time.
+    #[inline]
+    pub fn take_hedges(&mut self) -> u32 {
+        std::mem::take(&mut self.hedges)
+    }
+
+    /// Where the request was.
+    pub fn avoided(&self) -> Avoided<'_> {
+        match &self.more {
+            Some(more) => Avoided { tried: &more.tried, probed: more.probed },
+            None => Avoided::default(),
+        }
     }
 
     /// Whether this answer is one to try again for.
@@ -182,7 +225,7 @@ impl<'a> Exchange<'a> {
                 tries.made += 1;
                 let is_probe = order.is_probe();
                 let more = tries.more();
-                more.leave = Some(Leave { agreement, cluster: slot });
+                more.leave = Some(Leave::new(agreement, slot));
                 more.due = due;
                 more.tried.push(endpoint);
                 more.probed = is_probe.then_some(endpoint).or(more.probed);
@@ -296,8 +339,7 @@ impl<'a> Exchange<'a> {
                 Err(reason) => return Err(reason),
             }
         }
-        let avoided = Avoided { tried: &more.tried, probed: more.probed };
-        let placed = self.place(order, cluster, hash, None, avoided).await?;
+        let placed = self.place(order, cluster, hash, None, tries.avoided()).await?;
         self.shard.counters.retries.add(1);
         Ok(placed)
     }

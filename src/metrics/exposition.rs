@@ -224,6 +224,21 @@ const COUNTERS: &[CounterRow] = &[
         &c.retries_succeeded
     }),
     (
+        "outrigger_hedges_total",
+        "Requests sent to a second endpoint because the first was slow.",
+        |c| &c.hedges,
+    ),
+    (
+        "outrigger_hedges_won_total",
+        "Hedges whose answer was taken, or that went on after the first try had failed.",
+        |c| &c.hedges_won,
+    ),
+    (
+        "outrigger_hedges_refused_total",
+        "Hedges that were due, but had no leave, or no endpoint to go to.",
+        |c| &c.hedges_refused,
+    ),
+    (
         "outrigger_retries_refused_limit_total",
         "Retries that were wanted while max_retries were in flight.",
         |c| &c.retries_refused_limit,

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Checker;
 use crate::config::model::{Cluster, Retries, RetryOn, Route};
+use crate::config::values::HedgeAfter;
 
 /// More tries than that are a storm of their own.
 const ATTEMPTS_MAX: u32 = 10;
@@ -63,6 +64,7 @@ impl Checker<'_> {
                 "write 1MiB or less",
             );
         }
+        self.hedge(path, route);
         let answer = route.timeouts.answer;
         let try_timeout = retries.try_timeout;
         if !try_timeout.0.is_zero()
@@ -75,6 +77,39 @@ impl Checker<'_> {
                 format!("a try has {try_timeout}, but all of them together {answer}"),
                 "lower it, or raise timeouts.answer",
             );
+        }
+    }
+
+    fn hedge(&mut self, path: &str, route: &Route) {
+        let Some(hedge) = route.retries.hedge else { return };
+        let at = |key: &str| format!("{path}.retries.hedge.{key}");
+        if route.retries.attempts == 0 {
+            self.error(
+                &format!("{path}.retries.hedge"),
+                "a hedge is one of the attempts, and there are none",
+                "raise attempts, or remove it",
+            );
+        }
+        let HedgeAfter::Delay(delay) = hedge.after else { return };
+        if delay.0.max(hedge.min_delay.0).is_zero() {
+            self.error(
+                &at("after"),
+                "each request would be sent twice",
+                "write a time such as 20ms, or a percentile such as p95",
+            );
+        }
+        let timeouts = [
+            ("retries.try_timeout", route.retries.try_timeout),
+            ("timeouts.answer", route.timeouts.answer),
+        ];
+        for (key, timeout) in timeouts {
+            if !timeout.0.is_zero() && delay >= timeout && !self.lost(&format!("{path}.{key}")) {
+                self.warn(
+                    &at("after"),
+                    format!("there is never a hedge: {key} is {timeout}"),
+                    format!("lower it below {timeout}"),
+                );
+            }
         }
     }
 
