@@ -534,7 +534,8 @@ impl<'a> Exchange<'a> {
         } else if let Some(delay) = tries.hedge_delay(order) {
             waiting.hedge_at(now + delay);
         }
-        self.timer.set(waiting.first_look(now), now);
+        let looks_at = waiting.first_look(now);
+        self.timer.set(looks_at, if begun.is_some() { Nanos::now() } else { now });
         let sent = match begun {
             None => upstream.try_send(order.out.filled()),
             Some(_) => Ok(order.out.len()),

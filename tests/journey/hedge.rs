@@ -14,7 +14,8 @@ const BUSY: &str = "HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy";
 
 fn unpaid(endpoints: &[SocketAddr]) -> Setup {
     let listener = "reason_header: true, timeouts: {header: 0s, idle: 0s}";
-    Setup::at(endpoints).listener(listener).cluster(NO_BREAKER)
+    // Between shards, leave may come too late on a busy machine.
+    Setup::at(endpoints).listener(listener).cluster(NO_BREAKER).one_shard()
 }
 
 fn setup(endpoints: &[SocketAddr]) -> Setup {
@@ -66,7 +67,6 @@ fn the_second_answers_and_the_first_is_broken_off() {
     let proxy = setup(&pair.addresses())
         .cluster("limits: {max_requests: 2, max_pending: 0}")
         .retries(LATE)
-        .one_shard()
         .start();
     let mut client = asked(&proxy);
     let (first, second) = pair.hedged();
@@ -227,26 +227,34 @@ fn a_body_is_sent_to_both() {
     }
     // The hedge is the fast one's turn, too.
     let [sent, won, refused] = hedges(&proxy);
-    assert!(sent >= 3.0);
-    assert_eq!((won, refused, slow.arrived()), (sent, 0.0, sent as usize));
+    assert!(won >= 3.0);
+    assert_eq!((refused, slow.arrived()), (0.0, sent as usize));
 }
 
 /// First attempts pay: one hedge for five of them.
 #[test]
 fn hedges_are_paid_for_like_retries() {
-    let slow = [Gate::new(), Gate::new()];
-    for gate in &slow {
-        gate.take(60);
-    }
-    let endpoints = [slow[0].origin().address(), slow[1].origin().address()];
-    let proxy = unpaid(&endpoints)
+    let pair = Pair::shut();
+    let proxy = unpaid(&pair.addresses())
         .cluster("retry_budget: {ratio: 0.2, min_per_second: 0, ttl: 60s}")
         .retries("attempts: 1, hedge: {after: 5ms}")
-        .one_shard()
         .start();
     let mut client = proxy.client();
-    for _ in 0..15 {
-        assert_eq!(client.get("/").status(), 200);
+    for request in 1..=15 {
+        client.send(GET);
+        eventually("it has its hedge, or none", || {
+            let [sent, _, refused] = hedges(&proxy);
+            sent + refused == f64::from(request)
+        });
+        eventually("it is there", || pair.inside() > 0);
+        for gate in &pair.0 {
+            gate.open();
+        }
+        assert_eq!(client.answer().status(), 200);
+        eventually("nobody is there", || pair.inside() == 0);
+        for gate in &pair.0 {
+            gate.shut();
+        }
     }
     let [sent, _, refused] = hedges(&proxy);
     assert_eq!((sent, refused), (3.0, 12.0));
@@ -303,7 +311,6 @@ fn a_measured_percentile() {
     }
     let proxy = setup(&pair.addresses())
         .retries("attempts: 1, hedge: {after: p50, min_delay: 150ms}")
-        .one_shard()
         .start();
     let mut client = proxy.client();
     for gate in &pair.0 {
@@ -344,7 +351,6 @@ fn a_client_that_leaves_ends_both() {
     let proxy = setup(&pair.addresses())
         .cluster("limits: {max_requests: 2, max_pending: 0}")
         .retries("attempts: 1, hedge: {after: 5ms}")
-        .one_shard()
         .start();
     for _ in 0..3 {
         let client = asked(&proxy);

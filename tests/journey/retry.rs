@@ -42,7 +42,8 @@ fn setup(endpoints: &[SocketAddr]) -> Setup {
 
 /// The test says what pays.
 fn unpaid(endpoints: &[SocketAddr]) -> Setup {
-    Setup::at(endpoints).listener("reason_header: true").cluster(NO_BREAKER)
+    // Between shards, leave may come too late on a busy machine.
+    Setup::at(endpoints).listener("reason_header: true").cluster(NO_BREAKER).one_shard()
 }
 
 fn put(path: &str, length: usize) -> String {
