@@ -28,11 +28,12 @@ use std::time::Duration;
 
 use crate::admit::Order;
 use crate::answer::Answered;
+use crate::breaker;
 use crate::http::encode::Persistence;
 use crate::http::head::Framing;
 use crate::net::{Socket, Timer, would_block};
 use crate::plan::Pool;
-use crate::reason::Reason;
+use crate::reason::{Fault, Reason};
 use crate::relay::{Broken, Flow, Incoming, Outgoing, Relay};
 use crate::shard::Shard;
 use crate::shard::buffers::Buffer;
@@ -41,11 +42,15 @@ use crate::upstream::{Connection, Endpoint};
 
 use hedge::{Begun, Overtaking};
 use patience::{Arrived, Uploading, Waiting};
-use place::{Opening, Place};
+use place::{Kept, Opening, Place};
 use reply::Reply;
 use retry::{Avoided, Tries};
 
 pub use patience::within;
+
+/// A kept connection that ends later than this after a request was sent on it, without an answer, had
+/// not ended before: its endpoint has failed.
+const STALE_WITHIN: Duration = Duration::from_millis(100);
 
 /// What an exchange borrows of the connection that carries it.
 pub struct Exchange<'a> {
@@ -276,17 +281,13 @@ impl<'a> Exchange<'a> {
         }
         let replayable = !body_left && order.method.idempotent();
         let pool = order.plan.cluster(cluster).pool;
-        let learns = order.plan.cluster(cluster).weighs_latency;
+        let mut may_take = if replayable { Kept::QuietLately } else { Kept::QuietNow };
         let mut kept = self.take_kept(order, &endpoint, &pool, replayable, now);
         let mut begun = None;
+        let mut sent;
         let failure = 'tries: loop {
-            if begun.is_none() {
-                order.attempts += 1;
-                if let Some(deadline) = order.deadline {
-                    deadline.tell(now, order.out.filled_mut());
-                }
-            }
-            let mut sent = false;
+            order.attempts += u32::from(begun.is_none());
+            sent = false;
             let tried = 'tried: {
                 if order.framing == Framing::Chunked && endpoint.speaks_http10() {
                     break 'tried Tried::failed(Reason::LengthRequired, body_left);
@@ -295,7 +296,7 @@ impl<'a> Exchange<'a> {
                     Some(connection) => connection,
                     None => {
                         let opened =
-                            self.open(order, cluster, &endpoint, replayable, &mut place).await;
+                            self.open(order, cluster, &endpoint, may_take, &mut place).await;
                         now = Nanos::now();
                         match opened {
                             // It spoke before it was asked: whatever that is, it is no answer.
@@ -310,6 +311,9 @@ impl<'a> Exchange<'a> {
                 };
                 place.used();
                 sent = true;
+                if begun.is_none() {
+                    order.tell_deadline(now);
+                }
                 let exchanged = if body_left {
                     // Boxed: it is large and rare, and every session would have to hold room for it.
                     Box::pin(self.with_upload(order, &connection, &mut place, now)).await
@@ -326,10 +330,8 @@ impl<'a> Exchange<'a> {
                             connection.keep(&pool, now);
                         }
                         let latency = outcome.upstream_time.unwrap_or_default();
-                        let said = place.end(Ok(outcome.status), true, latency, now);
-                        if learns {
-                            endpoint.learn(said, latency, now);
-                        }
+                        place.end(Ok(outcome.status), true, latency, now);
+                        self.learn(order, cluster, &endpoint, Ok(outcome.status), latency, now);
                         if let Some(delay) = order.measures_hedges() {
                             delay.borrow_mut().observe(latency, now);
                         }
@@ -344,12 +346,11 @@ impl<'a> Exchange<'a> {
                     }
                     Err(Undone::Overtaken(next)) => {
                         let ended = Nanos::now();
-                        let said = next.end_before(&mut place, connection.reused, now, ended);
-                        if learns {
-                            endpoint.learn(said, ended.since(now), ended);
-                        }
+                        let before = next.end_before(&mut place, connection.reused, now, ended);
+                        let taken = ended.since(now);
+                        self.learn(order, cluster, &endpoint, before, taken, ended);
                         if let Some(delay) = order.measures_hedges() {
-                            delay.borrow_mut().observe(ended.since(now), ended);
+                            delay.borrow_mut().observe(taken, ended);
                         }
                         order.answer_until =
                             order.answer_until.min(now.after(order.timeouts().answer));
@@ -361,12 +362,15 @@ impl<'a> Exchange<'a> {
                         order.endpoint = Some(endpoint.clone());
                         continue 'tries;
                     }
-                    // It may have timed out just as we used it: once more, on a new one, unless the
+                    // It may have timed out just as we used it: once, on a new one, unless the
                     // origin may have acted on it already (RFC 9110, 9.2.2).
                     Err(Undone::NotAnswered(NoAnswer::Stale))
-                        if connection.reused && replayable =>
+                        if connection.reused
+                            && may_take == Kept::QuietLately
+                            && Nanos::now().since(now) < STALE_WITHIN =>
                     {
-                        self.shard.counters.retries.add(1);
+                        self.shard.counters.resends.add(1);
+                        may_take = Kept::No;
                         continue 'tries;
                     }
                     Err(Undone::NotAnswered(NoAnswer::Stale)) => {
@@ -386,10 +390,8 @@ impl<'a> Exchange<'a> {
             let failure = match tried {
                 Tried::Again { status, latency } => {
                     let latency = latency.unwrap_or_default();
-                    let said = place.end_try(Ok(status), true, latency, ended);
-                    if learns {
-                        endpoint.learn(said, latency, ended);
-                    }
+                    place.end_try(Ok(status), true, latency, ended);
+                    self.learn(order, cluster, &endpoint, Ok(status), latency, ended);
                     None
                 }
                 Tried::Failed(failure)
@@ -400,11 +402,13 @@ impl<'a> Exchange<'a> {
                     break failure;
                 }
                 Tried::Failed(failure) => {
-                    let had_its_time = order.had_its_time();
-                    let reason = Err(failure.reason);
-                    let said = place.end_try(reason, had_its_time, Duration::ZERO, ended);
-                    if learns {
-                        endpoint.learn(said, ended.since(now), ended);
+                    let taken = ended.since(now);
+                    let had_its_time = order.had_its_time(failure.reason, taken);
+                    place.end_try(Err(failure.reason), had_its_time, Duration::ZERO, ended);
+                    if sent {
+                        let said = Err(failure.reason);
+                        self.learn(order, cluster, &endpoint, said, taken, ended);
+                        sent = false;
                     }
                     let leave = self.may_retry(order, cluster, None, until, &mut tries);
                     if !Box::pin(leave).await {
@@ -430,14 +434,37 @@ impl<'a> Exchange<'a> {
             order.probe_until = place.probe_until();
             kept = self.take_kept(order, &endpoint, &pool, replayable, now);
         };
-        let had_its_time = !failure.body_left && failure.told.is_none() && order.had_its_time();
-        let latency = failure.upstream_time.unwrap_or_default();
         let ended = Nanos::now();
-        let said = place.end(Err(failure.reason), had_its_time, latency, ended);
-        if learns {
-            endpoint.learn(said, ended.since(now), ended);
+        let taken = ended.since(now);
+        let had_its_time = !failure.body_left
+            && failure.told.is_none()
+            && order.had_its_time(failure.reason, taken);
+        let latency = failure.upstream_time.unwrap_or_default();
+        place.end(Err(failure.reason), had_its_time, latency, ended);
+        // Unless that was said before a retry was refused.
+        if sent {
+            let taken = failure.upstream_time.unwrap_or(taken);
+            self.learn(order, cluster, &endpoint, Err(failure.reason), taken, ended);
         }
         Err(failure)
+    }
+
+    /// What a try that was sent tells of how slow its endpoint is, where the balancer asks.
+    #[inline]
+    fn learn(
+        &self,
+        order: &Order,
+        cluster: usize,
+        endpoint: &Endpoint,
+        ended: Result<u16, Reason>,
+        taken: Duration,
+        now: Nanos,
+    ) {
+        if order.plan.cluster(cluster).weighs_latency
+            && let Some(outcome) = learned(ended)
+        {
+            endpoint.learn(outcome, taken, now);
+        }
     }
 
     /// A connection that is there already.
@@ -463,14 +490,14 @@ impl<'a> Exchange<'a> {
         order: &Order,
         cluster: usize,
         endpoint: &Rc<Endpoint>,
-        replayable: bool,
+        kept: Kept,
         place: &mut Place<'_>,
     ) -> Result<Connection, Reason> {
         let lease = match endpoint.lease() {
             Some(lease) => lease,
             None => {
                 place.has_waited();
-                let opening = self.opening(order, cluster, endpoint, replayable);
+                let opening = self.opening(order, cluster, endpoint, kept);
                 match Box::pin(opening).await? {
                     Opening::Lease(lease) => lease,
                     Opening::Kept(connection) => return Ok(connection),
@@ -479,12 +506,13 @@ impl<'a> Exchange<'a> {
         };
         let now = Nanos::now();
         let limit = now.after(order.plan.cluster(cluster).connect_timeout);
-        let total = order.ends_by();
+        let total = order.ends_by().min(order.answer_until);
         let due = limit.min(total).min(order.probe_until);
         self.timer.set(due, now);
         let connecting = pin!(endpoint.connect(lease));
         let late = |now| match now >= total && total < limit {
-            true => Err(order.out_of_time()),
+            true if now >= order.ends_by() => Err(order.out_of_time()),
+            true => Err(Reason::AnswerTimeout),
             false => Err(Reason::ConnectTimeout),
         };
         match within(self.shard, self.timer, connecting, late).await {
@@ -754,6 +782,20 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         let received = self.flow.bytes.get().saturating_sub(self.at_hand);
         self.shard.counters.bytes_received.add(received);
+    }
+}
+
+/// What an end says of how fast an endpoint is. An error that comes fast is none the better for it,
+/// whatever the breaker thinks of it; and who gave up had to wait at least so long.
+fn learned(ended: Result<u16, Reason>) -> Option<breaker::Outcome> {
+    match ended {
+        Ok(status) if status >= 500 => Some(breaker::Outcome::Failure),
+        Ok(_) => Some(breaker::Outcome::Success),
+        Err(Reason::ClientGone | Reason::Deadline | Reason::TotalTimeout) => {
+            Some(breaker::Outcome::Neutral)
+        }
+        Err(reason) if reason.fault() == Fault::Upstream => Some(breaker::Outcome::Failure),
+        Err(_) => None,
     }
 }
 

@@ -257,9 +257,11 @@ pub struct ShardCounters {
     pub upstream_open: Gauge,
     /// Connections to endpoints that wait in the pool.
     pub upstream_idle: Gauge,
-    /// Requests sent once more.
+    /// Retries: requests that failed, sent once more.
     pub retries: Counter,
-    /// Those among them by which the client got an answer that was worth no further try.
+    /// Requests sent once more because their kept connection had ended: free, and once.
+    pub resends: Counter,
+    /// Retries by which the client got an answer that was worth no further try.
     pub retries_succeeded: Counter,
     /// Requests sent to a second endpoint because the first was slow.
     pub hedges: Counter,

@@ -22,7 +22,6 @@ use super::reply::Reply;
 use super::retry::{Leave, NO_ASK_FOR, Tries};
 use super::{Exchange, NoAnswer, Undone, receive, send};
 use crate::admit::Order;
-use crate::breaker::Outcome;
 use crate::net::{Socket, would_block};
 use crate::reason::Reason;
 use crate::shard::agreement::News;
@@ -45,24 +44,24 @@ pub(super) struct Overtaking<'a> {
 }
 
 impl Overtaking<'_> {
-    /// Ends the try before, which was asked at `asked`. Tells what that says of its endpoint.
+    /// Ends the try before, which was asked at `asked`. Tells how it ended.
     pub fn end_before(
         &self,
         place: &mut Place<'_>,
         reused: bool,
         asked: Nanos,
         now: Nanos,
-    ) -> Outcome {
+    ) -> Result<u16, Reason> {
         let ended = match self.before {
-            // It was at least so slow.
-            None => return Outcome::Success,
+            // Given up, as by a client that leaves; and its connection may just have been old.
+            None => return Err(Reason::ClientGone),
+            Some(Err(NoAnswer::Stale)) if reused => return Err(Reason::ClientGone),
             Some(Ok(status)) => Ok(status),
-            // Its connection may just have been old.
-            Some(Err(NoAnswer::Stale)) if reused => return Outcome::Neutral,
             Some(Err(NoAnswer::Stale)) => Err(Reason::UpstreamReset),
             Some(Err(NoAnswer::Failed(reason))) => Err(reason),
         };
-        place.end_try(ended, true, now.since(asked), now)
+        place.end_try(ended, true, now.since(asked), now);
+        ended
     }
 }
 
@@ -248,7 +247,7 @@ impl<'a> Exchange<'a> {
         let endpoint = endpoint.clone();
         let mut head = order.out.filled().to_vec();
         if let Some(deadline) = order.deadline {
-            deadline.tell(now, &mut head);
+            deadline.tell(order.try_ends_by(now), now, &mut head);
         }
         async move {
             let connection = match kept {

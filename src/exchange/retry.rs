@@ -14,7 +14,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::patience::{Uploading, attended, within};
+use super::patience::{Uploading, WATCH_CLIENT_AFTER, attended, within};
 use super::place::{ASK_WAIT, Place, Waited};
 use super::{Counted, Exchange, receive};
 use crate::admit::Order;
@@ -195,7 +195,8 @@ impl<'a> Exchange<'a> {
         let policy = order.retries();
         let random = self.shard.rng.borrow_mut().bits() as u32;
         let pause = policy.pause(tries.made + 1, random);
-        let pause = pause.max(retry_after.unwrap_or_default());
+        // What was sent away together shall not come back together.
+        let pause = pause + retry_after.unwrap_or_default();
         let now = Nanos::now();
         let due = now + pause;
         let too_late = due >= order.ends_by().min(order.answer_until).min(answer_until);
@@ -327,14 +328,14 @@ impl<'a> Exchange<'a> {
         let now = Nanos::now();
         if more.due > now {
             let Exchange { shard, client, timer, .. } = self;
-            timer.set(more.due, now);
+            timer.set(more.due.min(now + WATCH_CLIENT_AFTER), now);
             let pause = pin!(std::future::pending::<()>());
             let due = |now: Nanos| match now < more.due {
                 true => Ok(more.due),
                 // Only a mark: the pause is over.
                 false => Err(Reason::PendingTimeout),
             };
-            match attended(shard, Some(client), true, timer, pause, due).await {
+            match attended(shard, Some(client), false, timer, pause, due).await {
                 Ok(()) | Err(Reason::PendingTimeout) => {}
                 Err(reason) => return Err(reason),
             }

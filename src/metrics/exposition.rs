@@ -219,7 +219,12 @@ const COUNTERS: &[CounterRow] = &[
         "Connections that endpoints refused or did not accept in time.",
         |c| &c.upstream_connect_failures,
     ),
-    ("outrigger_retries_total", "Requests sent to an endpoint once more.", |c| &c.retries),
+    ("outrigger_retries_total", "Retries: requests that failed, sent once more.", |c| &c.retries),
+    (
+        "outrigger_resends_total",
+        "Requests sent once more because their kept connection had ended.",
+        |c| &c.resends,
+    ),
     ("outrigger_retries_succeeded_total", "Retries whose answer was worth no further one.", |c| {
         &c.retries_succeeded
     }),
