@@ -1002,7 +1002,8 @@ impl Default for Retries {
     }
 }
 
-/// After what a request is sent once more; Envoy's names.
+/// After what a request is sent once more; Envoy's names, but for `retriable-status`, which is
+/// `retriable-status-codes` there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RetryOn {

@@ -1,6 +1,6 @@
 //! Which failures of a request are worth another try, how many, and after how long. Pure.
 //!
-//! The conditions have Envoy's names and meanings (`x-envoy-retry-on`). What was sent once may have
+//! The conditions have Envoy's meanings (`x-envoy-retry-on`). What was sent once may have
 //! been acted on, so methods that are not idempotent (RFC 9110, 9.2.2) are only tried again where
 //! nothing was sent, unless the operator says otherwise.
 

@@ -31,8 +31,13 @@ impl Checker<'_> {
             );
         }
         self.retriable_statuses(path, retries);
-        let usual = Retries::default();
-        if retries.attempts == 0 && *retries != (Retries { attempts: 0, ..usual.clone() }) {
+        let nothing = Retries {
+            attempts: 0,
+            // This holds for the first try, too.
+            try_timeout: retries.try_timeout,
+            ..Retries::default()
+        };
+        if retries.attempts == 0 && *retries != nothing {
             self.warn(
                 &at("attempts"),
                 "nothing is sent again: attempts is 0",
@@ -65,18 +70,25 @@ impl Checker<'_> {
             );
         }
         self.hedge(path, route);
-        let answer = route.timeouts.answer;
-        let try_timeout = retries.try_timeout;
-        if !try_timeout.0.is_zero()
-            && !answer.0.is_zero()
-            && try_timeout >= answer
-            && !self.lost(&format!("{path}.timeouts.answer"))
-        {
-            self.warn(
-                &at("try_timeout"),
-                format!("a try has {try_timeout}, but all of them together {answer}"),
-                "lower it, or raise timeouts.answer",
-            );
+        let limits =
+            [("timeouts.answer", route.timeouts.answer), ("timeouts.total", route.timeouts.total)];
+        for (own, time) in [
+            ("try_timeout", retries.try_timeout),
+            ("backoff", retries.backoff),
+            ("max_retry_after", retries.max_retry_after),
+        ] {
+            let exceeded = limits.iter().find(|(key, limit)| {
+                time >= *limit && !limit.0.is_zero() && !self.lost(&format!("{path}.{key}"))
+            });
+            if let Some((key, limit)) = exceeded
+                && self.given(&at(own))
+            {
+                self.warn(
+                    &at(own),
+                    format!("it is {time}, but all tries together have {limit} ({key})"),
+                    format!("lower it, or raise {key}"),
+                );
+            }
         }
     }
 
