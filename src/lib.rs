@@ -20,6 +20,8 @@ pub mod http;
 
 pub mod admit;
 
+pub mod overload;
+
 pub mod route;
 
 pub mod exchange;

@@ -16,6 +16,7 @@ use crate::http::forwarded::Forwarding;
 use crate::http::head::HeadLimits;
 use crate::http::path::PathPolicy;
 use crate::metrics::breakers::BreakerRecord;
+use crate::overload;
 use crate::reconcile::{ClusterId, EndpointId, PlanSpec, Role};
 use crate::route::Router;
 use crate::time::Nanos;
@@ -29,6 +30,8 @@ pub struct Plan {
     pub listeners: Vec<Arc<Listener>>,
     /// Picks a route for a request.
     pub router: Router,
+    /// When newcomers are refused, if ever.
+    pub overload: Option<Overload>,
     /// In the order of the configuration.
     pub clusters: Vec<Cluster>,
     /// The breakers of routes; [`crate::route::Forward::breakers`] names places in it.
@@ -91,6 +94,22 @@ impl Breaker {
             Role::Endpoint => "endpoint",
             Role::Route => "route",
         }
+    }
+}
+
+/// When a shard has too much to do, or too many wait for a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overload {
+    /// How long a request may wait in a shard's loop; `None`: as long as it takes.
+    pub queue: Option<overload::Target>,
+    /// Paths, as they are routed, for which nothing is refused.
+    pub exempt_paths: Vec<String>,
+}
+
+impl Overload {
+    /// Whether requests for this path are served whatever happens.
+    pub fn exempts(&self, path: &[u8]) -> bool {
+        self.exempt_paths.iter().any(|exempt| exempt.as_bytes() == path)
     }
 }
 
@@ -164,6 +183,8 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// How long a request waits for a place where a limit is reached, default 5 s; 503.
     pub pending_timeout: Duration,
+    /// How long everybody may wait before nobody may join them, if that is limited.
+    pub pending_target: Option<overload::Target>,
     /// How its endpoints are checked, if they are.
     pub health_check: Option<Arc<HealthCheck>>,
     /// Whether a 5xx is a failure for the breakers; true by default.

@@ -78,6 +78,8 @@ pub enum Reason {
     TryTimeout,
     /// The time that the caller gave is over: 504, or cut off.
     Deadline,
+    /// Requests have queued for too long, in the shard's loop or for a place: 503.
+    Overloaded,
 }
 
 /// Whose fault a [`Reason`] is; metrics and, later, breakers ask.
@@ -101,7 +103,7 @@ struct Facts {
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Reason; 36] = {
+    pub const ALL: [Reason; 37] = {
         use Reason::*;
         [
             BadHead,
@@ -140,6 +142,7 @@ impl Reason {
             PendingTimeout,
             TryTimeout,
             Deadline,
+            Overloaded,
         ]
     };
 
@@ -183,6 +186,7 @@ impl Reason {
             PendingTimeout => (503, "timeout-pending", "UO", Ours),
             TryTimeout => (504, "timeout-try", "UT", Upstream),
             Deadline => (504, "timeout-deadline", "UT", Client),
+            Overloaded => (503, "overloaded", "OM", Ours),
         };
         Facts { status, name, flag, fault }
     }
@@ -200,6 +204,11 @@ impl Reason {
     /// Envoy's response flag for it, `-` where Envoy has none.
     pub const fn flag(self) -> &'static str {
         self.facts().flag
+    }
+
+    /// Whether it sheds load: another try at once would only add to it.
+    pub const fn sheds(self) -> bool {
+        matches!(self, Reason::Overloaded)
     }
 
     /// Who caused it.

@@ -166,7 +166,9 @@ impl Session {
                 let began = *began.get_or_insert(complete);
                 let bytes = self.inbound.filled();
                 looked = bytes.len();
-                match admit::admit(&self.shard, &plan, &self.info, bytes, began, complete, order) {
+                let readable_since = self.socket.readable_since();
+                let arrived = admit::Arrived { began, complete, readable_since };
+                match admit::admit(&self.shard, &plan, &self.info, bytes, arrived, order) {
                     Admission::Order => return Arrival::Order,
                     Admission::Refused(reason) => return Arrival::Refused(reason, began),
                     Admission::Partial => {}

@@ -101,6 +101,7 @@ fn the_reference_is_complete_and_true() {
     assert_eq!(config.admin, config::Admin::default());
     assert_eq!(config.shutdown, config::Shutdown::default());
     assert_eq!(config.shards, config::Shards::default());
+    assert_eq!(config.overload, config::Overload::default());
     let minimal = parse(Path::new("tests/configs/good/minimal.yaml")).expect("good");
     let (listener, default) = (&config.listeners[0], &minimal.listeners[0]);
     assert_eq!(listener.timeouts, default.timeouts);

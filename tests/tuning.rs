@@ -73,8 +73,9 @@ fn profiles_serve() {
 
 /// Where a part of the configuration is explained: the section of the README, and what stands before
 /// its keys there.
-const TUNING: [(&str, &str, &str); 21] = [
+const TUNING: [(&str, &str, &str); 22] = [
     ("Shards", "Threads", ""),
+    ("Overload", "The process", "overload."),
     ("PerCore", "Threads", "per_core"),
     ("ListenerTimeouts", "Clients", "timeouts."),
     ("ListenerLimits", "Clients", "limits."),

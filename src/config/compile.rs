@@ -14,6 +14,7 @@ use crate::health::ClusterHealth;
 use crate::http::forwarded::{Forwarding, Treatment as Handling, Trusted as TrustedPeers};
 use crate::http::head::HeadLimits;
 use crate::http::path::{Encoded as Coding, Fragment as Rest, PathPolicy};
+use crate::overload::Target;
 use crate::plan::{self, Plan};
 use crate::reconcile::{
     ClusterLimits, ClusterSpec, EndpointId, EndpointKey, EndpointLimits, EndpointSpec, PlanSpec,
@@ -29,7 +30,7 @@ use super::model::{
     HeaderLines, HealthCheck, Limits, Listener, Match, Mode, Redirect, Respond, Retries, RetryOn,
     Route, RouteTimeouts, Scheme, Treatment,
 };
-use super::values::{Cidr, EndpointAddress, HostPattern, Name, PathText, Ratio};
+use super::values::{Cidr, EndpointAddress, HostPattern, Name, PathText, Period, Ratio};
 
 /// The host names of all clusters, with their ports: what there is to resolve.
 pub fn host_names(config: &Config) -> BTreeSet<(String, u16)> {
@@ -52,7 +53,7 @@ pub fn compile(
     resolve: &mut dyn FnMut(&str, u16) -> Vec<SocketAddr>,
 ) -> Plan {
     let clusters: Vec<_> =
-        config.clusters.iter().map(|it| cluster(it, registry, resolve)).collect();
+        config.clusters.iter().map(|it| cluster(config, it, registry, resolve)).collect();
     let specs = config.clusters.iter().zip(&clusters).map(|(it, compiled)| spec(it, compiled));
     let mut breakers = RouteBreakers {
         specs: specs.collect(),
@@ -74,6 +75,7 @@ pub fn compile(
         generation,
         listeners: config.listeners.iter().map(|it| Arc::new(listener(config, it))).collect(),
         router: Router::new(routes),
+        overload: overload(config),
         clusters,
         route_breakers,
         health,
@@ -91,6 +93,7 @@ fn spec(cluster: &Cluster, compiled: &plan::Cluster) -> ClusterSpec {
         max_retries,
         per_endpoint,
         pending_timeout: _,
+        pending_target: _,
     } = cluster.limits;
     let own = |limit: Option<u32>| limit.map_or(UNLIMITED, u64::from);
     let limits = EndpointLimits {
@@ -326,7 +329,22 @@ fn forwarding(listener: &Listener) -> Forwarding {
     }
 }
 
+/// `None`: nothing is ever refused for it, and nobody needs to look.
+fn overload(config: &Config) -> Option<plan::Overload> {
+    let queue = overload_target(config, config.overload.queue_target);
+    let is_on = queue.is_some()
+        || config.clusters.iter().any(|it| !it.limits.pending_target.0.is_zero());
+    let paths = config.overload.exempt_paths.iter().map(|path| path.0.clone());
+    is_on.then(|| plan::Overload { queue, exempt_paths: paths.collect() })
+}
+
+fn overload_target(config: &Config, delay: Period) -> Option<Target> {
+    let target = Target { delay: delay.0, interval: config.overload.interval.0 };
+    (!delay.0.is_zero()).then_some(target)
+}
+
 fn cluster(
+    config: &Config,
     cluster: &Cluster,
     registry: &mut Registry,
     resolve: &mut dyn FnMut(&str, u16) -> Vec<SocketAddr>,
@@ -356,6 +374,7 @@ fn cluster(
         endpoints,
         connect_timeout: cluster.timeouts.connect.0,
         pending_timeout: cluster.limits.pending_timeout.0,
+        pending_target: overload_target(config, cluster.limits.pending_target),
         failure_statuses: cluster.breaker.fail_on_5xx,
         health_check: cluster.health_check.as_ref().map(|check| Arc::new(health_check(check))),
         times_answers: !cluster.breaker.max_latency.0.is_zero() || balance == Policy::PeakEwma,

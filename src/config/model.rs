@@ -33,6 +33,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// Threads, one for each CPU core, each with a ring of its own.
     pub shards: Shards,
+    /// When a shard has more to do than it can.
+    pub overload: Overload,
     /// Where clients connect.
     pub listeners: Vec<Listener>,
     /// Which requests go where. With none, and one cluster, everything goes to that cluster.
@@ -136,6 +138,32 @@ pub struct Shutdown {
 impl Default for Shutdown {
     fn default() -> Shutdown {
         Shutdown { drain_delay: Period::seconds(0), drain_timeout: Period::seconds(30) }
+    }
+}
+
+/// When a shard has more to do than it can: requests wait in its loop until their turn comes. If all
+/// of them have waited for longer than `queue_target` for an `interval`, those that have are refused
+/// with 503 `overloaded` and `Retry-After: 1`, until none has for an `interval`. What has begun goes
+/// on. A single stall refuses nobody, nor do requests that are answered without an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Overload {
+    /// How long a request may wait in the loop. Default 0s: as long as it takes. 20ms suits most.
+    pub queue_target: Period,
+    /// For how long every wait has to be too long, in the loop or for a place
+    /// (`limits.pending_target`). Default 200ms: twice the period of a CPU quota.
+    pub interval: Period,
+    /// Requests for exactly these paths are never refused for it: health checks. Default: none.
+    pub exempt_paths: Vec<PathText>,
+}
+
+impl Default for Overload {
+    fn default() -> Overload {
+        Overload {
+            queue_target: Period::seconds(0),
+            interval: Period(std::time::Duration::from_millis(200)),
+            exempt_paths: Vec::new(),
+        }
     }
 }
 
@@ -1287,6 +1315,10 @@ pub struct Limits {
     pub max_pending: u32,
     /// How long they wait. Default 5s; then 503 `timeout-pending`.
     pub pending_timeout: Period,
+    /// If everybody has waited for longer than this for an `overload.interval`, who would have to wait
+    /// gets 503 `overloaded` at once, until the waits are shorter; on each shard by itself. Default
+    /// 0s: they wait for `pending_timeout`.
+    pub pending_target: Period,
     /// Retries at once, those in their pause included. Default 64. One more is not made; 0: none.
     pub max_retries: u32,
     /// The same for each endpoint by itself (for each address of a host name). Default: only the
@@ -1301,6 +1333,7 @@ impl Default for Limits {
             max_connections: 1024,
             max_pending: 1024,
             pending_timeout: Period::seconds(5),
+            pending_target: Period::seconds(0),
             max_retries: 64,
             per_endpoint: EndpointLimits::default(),
         }

@@ -165,6 +165,20 @@ impl Page {
         let _ = writeln!(self.text, " {value}");
     }
 
+    /// A histogram without labels.
+    fn durations(&mut self, name: &str, help: &str, durations: &Snapshot) {
+        self.family(name, Kind::Histogram, help);
+        let bucket = format!("{name}_bucket");
+        for (bound_ns, below) in durations.cumulative() {
+            let bound = bound_ns as f64 / 1e9;
+            self.sample(&bucket, &[("le", &bound)], below);
+        }
+        let count = durations.count();
+        self.sample(&bucket, &[("le", &"+Inf")], count);
+        self.sample(&format!("{name}_sum"), &[], durations.sum_seconds());
+        self.sample(&format!("{name}_count"), &[], count);
+    }
+
     /// A metric of one sample without labels.
     fn single(&mut self, name: &str, kind: Kind, help: &str, value: impl Display) {
         self.family(name, kind, help);
@@ -255,6 +269,11 @@ const COUNTERS: &[CounterRow] = &[
         "outrigger_view_age_violations_total",
         "Decisions that were older than the bound when the shard applied them.",
         |c| &c.view_age_violations,
+    ),
+    (
+        "outrigger_overloads_total",
+        "How often requests began to queue for too long, in the loop or for a place.",
+        |c| &c.overloads,
     ),
     (
         "outrigger_breaker_transitions_total",
@@ -366,19 +385,15 @@ fn totals(page: &mut Page, shards: &[ShardView<'_>]) {
     }
 
     let mut durations = Snapshot::default();
+    let mut queueing = Snapshot::default();
     for shard in shards {
         durations.merge(&shard.counters.request_duration);
+        queueing.merge(&shard.counters.queue_delay);
     }
     let name = "outrigger_request_duration_seconds";
-    page.family(name, Kind::Histogram, "From a request's first byte to its answer's last.");
-    for (bound_ns, below) in durations.cumulative() {
-        let bound = bound_ns as f64 / 1e9;
-        page.sample("outrigger_request_duration_seconds_bucket", &[("le", &bound)], below);
-    }
-    let count = durations.count();
-    page.sample("outrigger_request_duration_seconds_bucket", &[("le", &"+Inf")], count);
-    page.sample("outrigger_request_duration_seconds_sum", &[], durations.sum_seconds());
-    page.sample("outrigger_request_duration_seconds_count", &[], count);
+    page.durations(name, "From a request's first byte to its answer's last.", &durations);
+    let name = "outrigger_queue_delay_seconds";
+    page.durations(name, "How long requests waited in the loop, with a queue_target.", &queueing);
 }
 
 fn of_clusters(page: &mut Page, clusters: &[ClusterView<'_>]) {

@@ -535,6 +535,11 @@ impl Reconciler {
         self.replica.cluster_waiting(kind, cluster)
     }
 
+    /// How many wait here for a place or a permit in a cluster.
+    pub fn pending(&self, cluster: ClusterSlot) -> u64 {
+        self.replica.pending(cluster)
+    }
+
     /// What this shard has of a cluster's retry budget.
     pub fn deposits(&self, cluster: ClusterSlot) -> Option<&Deposits> {
         self.replica.deposits(cluster)

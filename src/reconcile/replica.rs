@@ -1220,6 +1220,10 @@ impl Replica {
         Some(&cluster.purses[kind as usize].purse)
     }
 
+    pub fn pending(&self, at: ClusterSlot) -> u64 {
+        self.clusters.get(at.0 as usize).and_then(Option::as_ref).map_or(0, |it| it.pending)
+    }
+
     pub fn deposits(&self, at: ClusterSlot) -> Option<&Deposits> {
         Some(&self.clusters.get(at.0 as usize)?.as_ref()?.deposits)
     }

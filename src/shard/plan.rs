@@ -3,10 +3,12 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::balance::{Balancer, Loads};
 use crate::health::ClusterHealth;
 use crate::metrics::ShardCounters;
+use crate::overload::Codel;
 use crate::plan::{Cluster, Plan};
 use crate::reconcile::{ClusterId, ClusterSlot, EndpointSlot, Kind, Reconciler};
 use crate::rng::Rng;
@@ -32,6 +34,8 @@ pub struct ShardCluster {
     health: Arc<ClusterHealth>,
     /// Retries do not wait for leave before: there was none lately.
     retries_asked_after: Cell<Nanos>,
+    /// Of those that wait for a place.
+    pending: Cell<Codel>,
 }
 
 /// The choice where some endpoints are down, or do not have their whole share yet.
@@ -105,7 +109,8 @@ impl ShardPlan {
             let slot = agreement.cluster_slot(cluster.id);
             let balancer = RefCell::new(balancer);
             let (health, retries_asked_after) = (health.clone(), Cell::default());
-            ShardCluster { slot, endpoints, balancer, health, retries_asked_after }
+            let pending = Cell::new(before.map(|it| it.pending.get()).unwrap_or_default());
+            ShardCluster { slot, endpoints, balancer, health, retries_asked_after, pending }
         });
         let clusters: Vec<ShardCluster> = clusters.collect();
         for known in old.clusters.iter().flat_map(|cluster| &cluster.endpoints) {
@@ -140,6 +145,29 @@ impl ShardPlan {
     /// From when on retries wait for leave.
     pub fn retries_asked_after(&self, cluster: usize) -> &Cell<Nanos> {
         &self.clusters[cluster].retries_asked_after
+    }
+
+    /// Whether nobody should join those who wait for a place in this cluster: all of them have
+    /// waited for too long.
+    pub fn pending_is_full(&self, cluster: usize, own: &Reconciler, now: Nanos) -> bool {
+        let Some(target) = self.cluster(cluster).pending_target else { return false };
+        let ShardCluster { slot, pending, .. } = &self.clusters[cluster];
+        let mut queue = pending.get();
+        if own.pending(*slot) == 0 {
+            queue.observe(Duration::ZERO, target, now);
+            pending.set(queue);
+        }
+        queue.is_full()
+    }
+
+    /// Somebody has waited for a place for so long. `true`: that is too long, since now.
+    pub fn has_pended(&self, cluster: usize, waited: Duration, now: Nanos) -> bool {
+        let Some(target) = self.cluster(cluster).pending_target else { return false };
+        let pending = &self.clusters[cluster].pending;
+        let mut queue = pending.get();
+        let begins = queue.observe(waited, target, now);
+        pending.set(queue);
+        begins
     }
 
     /// An endpoint of a cluster for one request, among those that are usable; `None` where there

@@ -77,6 +77,7 @@ impl Checker<'_> {
                 );
             }
             self.limits(&path, cluster);
+            self.pending_target(&path, cluster);
             self.breaker(&path, &cluster.breaker);
             self.retry_budget(&path, cluster);
             self.health_check(&path, cluster);

@@ -1,0 +1,140 @@
+//! What is refused so that the rest is answered in time.
+
+use crate::support::{Client, Crowd, GET, Gate, Message, Origin, Proxy, Setup, eventually};
+
+/// Every request waits in the loop for longer than a microsecond. A pause of an interval between two
+/// of them would end it.
+const ALWAYS: &str = "overload: {queue_target: 0.001ms, interval: 50ms, exempt_paths: [/healthz]}";
+
+/// Reason and status of an answer.
+#[track_caller]
+fn reason(answer: &Message) -> (u16, &str) {
+    (answer.status(), answer.get("x-outrigger-reason").unwrap_or("none"))
+}
+
+#[track_caller]
+fn overloaded(proxy: &Proxy, client: &mut Client) {
+    eventually("it has waited for too long, for an interval", || {
+        client.get("/").status() == 503
+    });
+    assert!(proxy.metric("outrigger_overloads_total", &[]) >= 1.0);
+}
+
+#[test]
+fn what_queues_in_the_loop_for_too_long_is_refused() {
+    let origin = Origin::named("served");
+    let proxy = Setup::new(&origin)
+        .one_shard()
+        .listener("reason_header: true")
+        .section(ALWAYS)
+        .and_route("match: {path: /own}, respond: {body: here}")
+        .start();
+    let mut client = proxy.client();
+    assert_eq!(client.get("/").status(), 200, "one alone is no queue");
+    overloaded(&proxy, &mut client);
+    eventually("it is refused, and told so", || {
+        let answer = client.get("/");
+        let told = (answer.get("retry-after"), answer.get("x-envoy-overloaded"));
+        reason(&answer) == (503, "overloaded") && told == (Some("1"), Some("true"))
+    });
+    // The connection goes on, and these are served whatever happens.
+    for _ in 0..20 {
+        assert_eq!(client.get("/healthz").text(), "served");
+        assert_eq!(client.get("/own").text(), "here");
+        assert_eq!(proxy.admin("/ready").status(), 200);
+    }
+    eventually("only exactly this path is exempt", || client.get("/healthz/").status() == 503);
+    let refused = proxy.refusals("overloaded");
+    assert!(refused >= 3.0, "{refused}");
+    assert!(proxy.metric("outrigger_queue_delay_seconds_count", &[]) > refused);
+}
+
+/// What came with the request before has not waited in the loop; but it is not better off.
+#[test]
+fn what_is_pipelined_is_refused_with_the_rest() {
+    let origin = Origin::named("served");
+    let proxy = Setup::new(&origin).one_shard().section(ALWAYS).start();
+    let mut client = proxy.client();
+    overloaded(&proxy, &mut client);
+    eventually("two are refused", || {
+        client.send(&[GET, GET].concat());
+        let statuses = [client.answer().status(), client.answer().status()];
+        statuses == [503, 503]
+    });
+}
+
+#[test]
+fn without_a_target_nothing_is_refused() {
+    let origin = Origin::named("served");
+    let proxy = Setup::new(&origin).one_shard().start();
+    let mut client = proxy.client();
+    for _ in 0..200 {
+        assert_eq!(client.get("/").status(), 200);
+    }
+    assert_eq!(proxy.metric("outrigger_queue_delay_seconds_count", &[]), 0.0);
+    assert_eq!(proxy.metric("outrigger_overloads_total", &[]), 0.0);
+}
+
+/// Two may be there, and nobody leaves: whoever waits, waits for too long.
+fn crowded(gate: &Gate) -> Proxy {
+    gate.setup()
+        .one_shard()
+        .section("overload: {interval: 10ms, exempt_paths: [/healthz]}")
+        .cluster("limits: {max_requests: 1, pending_timeout: 60s, pending_target: 1ms}")
+        .start()
+}
+
+#[track_caller]
+fn await_pending(proxy: &Proxy, count: usize) {
+    eventually("so many wait", || proxy.metric("outrigger_requests_pending", &[]) == count as f64);
+}
+
+#[test]
+fn where_all_wait_for_a_place_for_too_long_nobody_may_join_them() {
+    let gate = Gate::shut_from_the_start();
+    let proxy = crowded(&gate);
+    let mut crowd = Crowd::connect(&proxy, 40);
+    crowd.send(GET);
+    eventually("one is there", || gate.inside() == 1);
+    await_pending(&proxy, 39);
+    // One after the other, each after more than a millisecond of waiting.
+    for gone in 1..30 {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+        gate.let_go(1);
+        eventually("the next is there", || gate.arrived() == 1 + gone);
+    }
+    await_pending(&proxy, 10);
+    let mut late = proxy.client();
+    let answer = late.get("/");
+    assert_eq!((reason(&answer), answer.get("retry-after")), ((503, "overloaded"), Some("1")));
+    // A health check waits in turn.
+    let mut check = proxy.client();
+    check.send(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n");
+    await_pending(&proxy, 11);
+    assert_eq!(proxy.metric("outrigger_overloads_total", &[]), 1.0);
+    // Those who waited are served, and then all are welcome again.
+    gate.open();
+    crowd.answers().assert_all("200");
+    assert_eq!(check.answer().status(), 200);
+    assert_eq!(late.get("/").status(), 200);
+    assert_eq!(gate.arrived(), 42);
+    assert_eq!(proxy.refusals("overloaded"), 1.0);
+}
+
+/// A burst may wait: it is not a queue that stands.
+#[test]
+fn a_burst_may_wait_for_a_place() {
+    let gate = Gate::shut_from_the_start();
+    let proxy = crowded(&gate);
+    let mut crowd = Crowd::connect(&proxy, 20);
+    crowd.send(GET);
+    await_pending(&proxy, 19);
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    let mut late = proxy.client();
+    late.send(GET);
+    // Nobody has waited to the end yet.
+    await_pending(&proxy, 20);
+    gate.open();
+    crowd.answers().assert_all("200");
+    assert_eq!(late.answer().status(), 200);
+}
