@@ -249,7 +249,7 @@ fn decide(
     readable_since: Nanos,
     order: &mut Order,
 ) -> Result<(), Reason> {
-    let plan = plan.shared();
+    let (own, plan) = (plan, plan.shared());
     let listener = &plan.listeners[info.slot.listener.index];
     if head.method == Method::Connect {
         return Err(Reason::ConnectRefused);
@@ -304,7 +304,11 @@ fn decide(
             order.is_exempt = overload.exempts(path);
             order.is_in_time(shard, overload, info, readable_since)?;
         }
-        let cluster = forward.clusters.pick(shard.rng.borrow_mut().bits() as u32);
+        let dice = shard.rng.borrow_mut().bits();
+        let cluster = forward.clusters.pick(dice as u32);
+        if !order.is_exempt && own.rejects(cluster, (dice >> 32) as u32, order.complete) {
+            return Err(Reason::AdmissionControl);
+        }
         let policy = &plan.clusters[cluster].balance;
         let hash = policy.hash(&head.fields, client.address);
         order.action = Action::Forward { cluster, hash, breaker: forward.breaker(cluster) };

@@ -43,6 +43,7 @@ use reply::Reply;
 use retry::{Avoided, Tries};
 
 pub use patience::within;
+pub use place::outcome_of;
 
 /// What an exchange borrows of the connection that carries it.
 pub struct Exchange<'a> {

@@ -22,6 +22,8 @@ pub mod admit;
 
 pub mod overload;
 
+pub mod admission;
+
 pub mod route;
 
 pub mod exchange;

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access_log::Format;
+use crate::admission;
 use crate::balance::{Policy, Table};
 use crate::health::ClusterHealth;
 use crate::http::forwarded::Forwarding;
@@ -38,6 +39,8 @@ pub struct Plan {
     pub route_breakers: Vec<EndpointId>,
     /// What active checks have found, and who is new; in the order of the clusters.
     pub health: Vec<Arc<ClusterHealth>>,
+    /// What shards have seen of clusters with admission control; in the order of the clusters.
+    pub admissions: Vec<Arc<admission::Record>>,
     /// All breakers, of endpoints and of routes, in the order of their numbers.
     pub breakers: Vec<Breaker>,
     /// What the shards have to agree on: limits and breakers, of the same generation.
@@ -48,8 +51,12 @@ impl Plan {
     /// Breakers and endpoints that were in the plan before go on with their records. Called once,
     /// before any shard has the plan.
     pub fn keep_records(&mut self, before: &Plan, now: Nanos) {
-        for (cluster, health) in self.clusters.iter().zip(&mut self.health) {
+        let records = self.health.iter_mut().zip(&mut self.admissions);
+        for (cluster, (health, admission)) in self.clusters.iter().zip(records) {
             let same = before.clusters.iter().position(|other| other.id == cluster.id);
+            if let Some(same) = same {
+                admission.clone_from(&before.admissions[same]);
+            }
             // Nobody else has it yet.
             if let (Some(same), Some(health)) = (same, Arc::get_mut(health)) {
                 health.take_over(&before.health[same], now);
@@ -185,6 +192,8 @@ pub struct Cluster {
     pub pending_timeout: Duration,
     /// How long everybody may wait before nobody may join them, if that is limited.
     pub pending_target: Option<overload::Target>,
+    /// When requests are refused because others fail, if ever.
+    pub admission: Option<admission::Settings>,
     /// How its endpoints are checked, if they are.
     pub health_check: Option<Arc<HealthCheck>>,
     /// Whether a 5xx is a failure for the breakers; true by default.

@@ -80,6 +80,8 @@ pub enum Reason {
     Deadline,
     /// Requests have queued for too long, in the shard's loop or for a place: 503.
     Overloaded,
+    /// Too many of the cluster's requests fail, and this one was refused by chance: 503.
+    AdmissionControl,
 }
 
 /// Whose fault a [`Reason`] is; metrics and, later, breakers ask.
@@ -103,7 +105,7 @@ struct Facts {
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Reason; 37] = {
+    pub const ALL: [Reason; 38] = {
         use Reason::*;
         [
             BadHead,
@@ -143,6 +145,7 @@ impl Reason {
             TryTimeout,
             Deadline,
             Overloaded,
+            AdmissionControl,
         ]
     };
 
@@ -187,6 +190,7 @@ impl Reason {
             TryTimeout => (504, "timeout-try", "UT", Upstream),
             Deadline => (504, "timeout-deadline", "UT", Client),
             Overloaded => (503, "overloaded", "OM", Ours),
+            AdmissionControl => (503, "admission-control", "-", Ours),
         };
         Facts { status, name, flag, fault }
     }
@@ -208,7 +212,7 @@ impl Reason {
 
     /// Whether it sheds load: another try at once would only add to it.
     pub const fn sheds(self) -> bool {
-        matches!(self, Reason::Overloaded)
+        matches!(self, Reason::Overloaded | Reason::AdmissionControl)
     }
 
     /// Who caused it.

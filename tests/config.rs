@@ -115,6 +115,8 @@ fn the_reference_is_complete_and_true() {
     assert_eq!(config.clusters[0].pool, config::Pool::default());
     assert_eq!(config.clusters[0].limits, config::Limits::default());
     assert_eq!(config.clusters[0].breaker, config::Breaker::default());
+    let admission = config::AdmissionControl::default();
+    assert_eq!(config.clusters[0].admission_control, Some(admission));
     let config::Balance::RingHash(ring) = &config.clusters[1].balance else { panic!("a ring") };
     let sizes = (outrigger::balance::RING_SIZE_MIN, outrigger::balance::RING_SIZE_MAX);
     assert_eq!((ring.ring_size_min, ring.ring_size_max), sizes);

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::access_log::Format;
+use crate::admission;
 use crate::balance::{HashKey as BalanceKey, Policy, Table};
 use crate::breaker;
 use crate::health::ClusterHealth;
@@ -26,7 +27,7 @@ use crate::route::{
 };
 
 use super::model::{
-    AccessLogFormat, Balance, Breaker, Cluster, Config, Encoded, Fragment, HashKey, HeaderChanges,
+    AccessLogFormat, AdmissionControl, Balance, Breaker, Cluster, Config, Encoded, Fragment, HashKey, HeaderChanges,
     HeaderLines, HealthCheck, Limits, Listener, Match, Mode, Redirect, Respond, Retries, RetryOn,
     Route, RouteTimeouts, Scheme, Treatment,
 };
@@ -67,6 +68,7 @@ pub fn compile(
         Arc::new(ClusterHealth::new(endpoints, it.slow_start.0, it.panic_threshold.0))
     });
     let health = health.collect();
+    let admissions = clusters.iter().map(|_| Arc::default()).collect();
     let RouteBreakers { specs, ids: route_breakers, all: mut breakers, .. } = breakers;
     breakers.sort_unstable_by_key(|breaker| breaker.id);
     // All numbers are taken: what has none by now is gone.
@@ -79,6 +81,7 @@ pub fn compile(
         clusters,
         route_breakers,
         health,
+        admissions,
         breakers,
         agreement: Arc::new(PlanSpec { generation, clusters: specs, clusters_end, endpoints_end }),
     }
@@ -333,7 +336,9 @@ fn forwarding(listener: &Listener) -> Forwarding {
 fn overload(config: &Config) -> Option<plan::Overload> {
     let queue = overload_target(config, config.overload.queue_target);
     let is_on = queue.is_some()
-        || config.clusters.iter().any(|it| !it.limits.pending_target.0.is_zero());
+        || config.clusters.iter().any(|it| {
+            !it.limits.pending_target.0.is_zero() || it.admission_control.is_some()
+        });
     let paths = config.overload.exempt_paths.iter().map(|path| path.0.clone());
     is_on.then(|| plan::Overload { queue, exempt_paths: paths.collect() })
 }
@@ -376,6 +381,7 @@ fn cluster(
         pending_timeout: cluster.limits.pending_timeout.0,
         pending_target: overload_target(config, cluster.limits.pending_target),
         failure_statuses: cluster.breaker.fail_on_5xx,
+        admission: cluster.admission_control.as_ref().map(admission),
         health_check: cluster.health_check.as_ref().map(|check| Arc::new(health_check(check))),
         times_answers: !cluster.breaker.max_latency.0.is_zero() || balance == Policy::PeakEwma,
         weighs_latency: balance == Policy::PeakEwma,
@@ -386,6 +392,17 @@ fn cluster(
             requests_max: cluster.pool.requests_max,
         },
         balance,
+    }
+}
+
+fn admission(control: &AdmissionControl) -> admission::Settings {
+    let share = |ratio: Ratio| f64::from(ratio.0) / 100.0;
+    admission::Settings {
+        window: control.sampling_window.0,
+        successes_min: share(control.sr_threshold),
+        aggression: control.aggression.into(),
+        rate_min: control.rps_threshold.into(),
+        rejections_max: share(control.max_rejection_probability),
     }
 }
 

@@ -1059,6 +1059,9 @@ pub struct Cluster {
     /// How many retries there may be for how many requests.
     #[serde(default)]
     pub retry_budget: RetryBudget,
+    /// When requests are refused so that a failing cluster gets fewer of them. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admission_control: Option<AdmissionControl>,
     /// When an endpoint gets no more requests, and how it comes back.
     #[serde(default)]
     pub breaker: Breaker,
@@ -1359,6 +1362,38 @@ pub struct RetryBudget {
 impl Default for RetryBudget {
     fn default() -> RetryBudget {
         RetryBudget { ratio: Ratio::percent(20), ttl: Period::seconds(10), min_per_second: 3 }
+    }
+}
+
+/// Refuses requests by chance, with 503 `admission-control`, while too many of the cluster's fail:
+/// the more, the more fail. Failures are what a breaker counts. Envoy's filter of that name; its
+/// rates are of the process here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdmissionControl {
+    /// What shares are taken of: the last so long, from 1s. Default 30s.
+    pub sampling_window: Period,
+    /// Share of successes below which requests are refused, 0.01 to 1. Default 0.95.
+    pub sr_threshold: Ratio,
+    /// The more, the more are refused for the same share: its root is taken. 1 to 10, default 1.
+    #[schemars(range(min = 1, max = 10))]
+    pub aggression: u32,
+    /// Requests per second, over all shards, below which nothing is refused. Default 0.
+    pub rps_threshold: u32,
+    /// Share of requests that is refused at most, 0.01 to 1. Default 0.8: the others show whether
+    /// it is over.
+    pub max_rejection_probability: Ratio,
+}
+
+impl Default for AdmissionControl {
+    fn default() -> AdmissionControl {
+        AdmissionControl {
+            sampling_window: Period::seconds(30),
+            sr_threshold: Ratio::percent(95),
+            aggression: 1,
+            rps_threshold: 0,
+            max_rejection_probability: Ratio::percent(80),
+        }
     }
 }
 

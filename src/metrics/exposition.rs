@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 use super::breakers::BreakerState;
 use super::process::ProcessStats;
 use super::{CODE_CLASSES, Counter, Gauge, ShardCounters, Snapshot};
+use crate::admission::Totals;
 use crate::health::Health;
 use crate::reason::Reason;
 use crate::reconcile::{AGE_BUCKETS, Ages, ClusterLimits};
@@ -51,6 +52,8 @@ pub struct ClusterView<'a> {
     pub health: Vec<HealthView>,
     /// Too few are up.
     pub in_panic: bool,
+    /// Of each shard, where there is admission control.
+    pub admission: &'a [Totals],
 }
 
 /// What checks have found of an endpoint.
@@ -423,6 +426,7 @@ fn of_clusters(page: &mut Page, clusters: &[ClusterView<'_>]) {
         }
     }
     of_health(page, clusters);
+    of_admission(page, clusters);
     let name = "outrigger_breaker_trips_total";
     page.family(name, Kind::Counter, "How often failures have opened a breaker.");
     for ClusterView { name: cluster, trips, .. } in clusters {
@@ -439,6 +443,34 @@ fn of_clusters(page: &mut Page, clusters: &[ClusterView<'_>]) {
         ];
         for (kind, limit) in told {
             page.sample(name, &[("cluster", cluster), ("kind", &kind)], limit);
+        }
+    }
+}
+
+fn of_admission(page: &mut Page, clusters: &[ClusterView<'_>]) {
+    let controlled = || clusters.iter().filter(|cluster| !cluster.admission.is_empty());
+    let name = "outrigger_admission_requests_total";
+    page.family(name, Kind::Counter, "Requests that admission control counts, by their end.");
+    for ClusterView { name: cluster, admission, .. } in controlled() {
+        let sum = |count: fn(&Totals) -> u64| admission.iter().map(count).sum::<u64>();
+        let successes = sum(|it| it.successes.get());
+        let failures = sum(|it| it.requests.get()).saturating_sub(successes);
+        for (result, count) in [("success", successes), ("failure", failures)] {
+            page.sample(name, &[("cluster", cluster), ("result", &result)], count);
+        }
+    }
+    let name = "outrigger_admission_rejections_total";
+    page.family(name, Kind::Counter, "Requests that admission control has chosen to refuse.");
+    for ClusterView { name: cluster, admission, .. } in controlled() {
+        let sum: u64 = admission.iter().map(|it| it.rejections.get()).sum();
+        page.sample(name, &[("cluster", cluster)], sum);
+    }
+    let name = "outrigger_admission_rejection_probability";
+    page.family(name, Kind::Gauge, "The chance to be refused, as each shard last reckoned it.");
+    for ClusterView { name: cluster, admission, .. } in controlled() {
+        for (shard, totals) in admission.iter().enumerate() {
+            let chance = totals.chance_millionths.get() as f64 / 1e6;
+            page.sample(name, &[("cluster", cluster), ("shard", &shard)], chance);
         }
     }
 }
@@ -632,6 +664,7 @@ mod tests {
                 trips: 3,
                 health,
                 in_panic: true,
+                admission: &[],
             },
             ClusterView {
                 name: "empty",
@@ -640,6 +673,7 @@ mod tests {
                 trips: 0,
                 health: Vec::new(),
                 in_panic: false,
+                admission: &[],
             },
         ];
         render(&shards, &clusters, &control, &ProcessStats::read())
@@ -748,6 +782,7 @@ mod tests {
                 trips: 0,
                 health: Vec::new(),
                 in_panic: false,
+                admission: &[],
             };
             let page = render(&[], &[cluster], &ControlView::default(), &ProcessStats::read());
             let series = parse(&page);

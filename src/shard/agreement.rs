@@ -140,6 +140,11 @@ impl Agreement {
         }
     }
 
+    /// This shard's number.
+    pub fn id(&self) -> usize {
+        self.id.0.into()
+    }
+
     /// How many shards there are.
     pub fn shards(&self) -> usize {
         self.peers.len()

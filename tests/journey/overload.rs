@@ -1,6 +1,8 @@
 //! What is refused so that the rest is answered in time.
 
-use crate::support::{Client, Crowd, GET, Gate, Message, Origin, Proxy, Setup, eventually};
+use crate::support::{
+    Client, Crowd, GET, Gate, Message, Origin, Proxy, Setup, eventually, with_shards,
+};
 
 /// Every request waits in the loop for longer than a microsecond. A pause of an interval between two
 /// of them would end it.
@@ -44,9 +46,8 @@ fn what_queues_in_the_loop_for_too_long_is_refused() {
         assert_eq!(proxy.admin("/ready").status(), 200);
     }
     eventually("only exactly this path is exempt", || client.get("/healthz/").status() == 503);
-    let refused = proxy.refusals("overloaded");
-    assert!(refused >= 3.0, "{refused}");
-    assert!(proxy.metric("outrigger_queue_delay_seconds_count", &[]) > refused);
+    eventually("all are counted", || proxy.refusals("overloaded") >= 3.0);
+    assert!(proxy.metric("outrigger_queue_delay_seconds_count", &[]) > 3.0);
 }
 
 /// What came with the request before has not waited in the loop; but it is not better off.
@@ -137,4 +138,106 @@ fn a_burst_may_wait_for_a_place() {
     gate.open();
     crowd.answers().assert_all("200");
     assert_eq!(late.answer().status(), 200);
+}
+
+/// No breaker minds failures.
+fn controlled(gate: &Gate, shards: usize, admission: &str) -> Proxy {
+    let setup = gate.setup().shards(&format!("count: {shards}"));
+    setup
+        .section("overload: {exempt_paths: [/healthz]}")
+        .cluster("breaker: {consecutive_failures: 0, failure_ratio: 0}")
+        .cluster(&format!("admission_control: {{{admission}}}"))
+        .start()
+}
+
+#[track_caller]
+fn await_refusal(client: &mut Client) {
+    eventually("one is refused", || reason(&client.get("/")) == (503, "admission-control"));
+}
+
+/// Whichever shard has seen them fail.
+#[test]
+fn a_cluster_that_fails_gets_fewer_requests() {
+    with_shards(&[1, 2, 4], |shards| {
+        let gate = Gate::new();
+        gate.fail();
+        let control = "sampling_window: 20s, max_rejection_probability: 0.75";
+        let proxy = controlled(&gate, shards, control);
+        let mut crowds = Crowd::on_each_shard(&proxy, 1);
+        for _ in 0..50 {
+            assert_eq!(crowds[0].ask().total(), 1);
+        }
+        for crowd in &mut crowds {
+            await_refusal(&mut crowd.0[0]);
+        }
+        let mut client = proxy.client();
+        let before = gate.arrived();
+        let answers: Vec<_> = (0..400).map(|_| client.get("/")).collect();
+        let refused: Vec<_> = answers.iter().filter(|it| it.status() == 503).collect();
+        assert_eq!(gate.arrived() - before, 400 - refused.len());
+        // Three of four, by chance: further off than five standard deviations is none.
+        assert!((250..350).contains(&refused.len()), "{} of 400", refused.len());
+        assert_eq!(reason(refused[0]), (503, "admission-control"));
+        assert_eq!(refused[0].get("retry-after"), Some("1"));
+        for _ in 0..20 {
+            assert_eq!(client.get("/healthz").status(), 500, "it is exempt");
+        }
+        // What was refused is no request of the cluster.
+        let told = |name: &str, labels: &[&str]| proxy.metric(name, labels);
+        let failure = ["cluster=\"app\"", "result=\"failure\""];
+        eventually("all are counted", || {
+            told("outrigger_admission_requests_total", &failure) == gate.arrived() as f64
+        });
+        let rejections = told("outrigger_admission_rejections_total", &["cluster=\"app\""]);
+        assert_eq!(rejections, proxy.refusals("admission-control"));
+    });
+}
+
+#[test]
+fn when_the_window_is_over_all_are_welcome() {
+    let gate = Gate::new();
+    gate.fail();
+    let proxy = controlled(&gate, 2, "sampling_window: 1s");
+    let mut client = proxy.client();
+    await_refusal(&mut client);
+    gate.heal();
+    let mut in_a_row = 0;
+    eventually("it is forgotten", || {
+        in_a_row = if client.get("/").status() == 200 { in_a_row + 1 } else { 0 };
+        in_a_row == 100
+    });
+}
+
+/// Our own refusals say nothing about the cluster, nor is a low rate a reason.
+#[test]
+fn what_says_nothing_about_the_cluster_is_not_counted() {
+    let gate = Gate::shut_from_the_start();
+    let proxy = gate
+        .setup()
+        .one_shard()
+        .cluster("limits: {max_requests: 1, max_pending: 0}")
+        .cluster("admission_control: {sampling_window: 1s}")
+        .start();
+    let mut first = proxy.client();
+    first.send(GET);
+    eventually("it is there", || gate.inside() == 1);
+    let mut client = proxy.client();
+    for _ in 0..100 {
+        assert_eq!(reason(&client.get("/")), (503, "limit-requests"));
+    }
+    gate.open();
+    assert_eq!(first.answer().status(), 200);
+    let requests = || proxy.metric("outrigger_admission_requests_total", &["cluster=\"app\""]);
+    eventually("the one that was answered counts", || requests() == 1.0);
+}
+
+#[test]
+fn below_a_rate_nothing_is_refused() {
+    let gate = Gate::new();
+    gate.fail();
+    let proxy = controlled(&gate, 1, "sampling_window: 1s, rps_threshold: 1000000");
+    let mut client = proxy.client();
+    for _ in 0..500 {
+        assert_eq!(client.get("/").status(), 500);
+    }
 }
