@@ -16,7 +16,7 @@ use crate::health::ClusterHealth;
 use crate::http::forwarded::Forwarding;
 use crate::http::head::HeadLimits;
 use crate::http::path::PathPolicy;
-use crate::metrics::breakers::BreakerRecord;
+use crate::metrics::breakers::{BreakerRecord, ConcurrencyRecord};
 use crate::overload;
 use crate::reconcile::{ClusterId, EndpointId, PlanSpec, Role};
 use crate::route::Router;
@@ -41,6 +41,8 @@ pub struct Plan {
     pub health: Vec<Arc<ClusterHealth>>,
     /// What shards have seen of clusters with admission control; in the order of the clusters.
     pub admissions: Vec<Arc<admission::Record>>,
+    /// Limits that follow what is measured, where there are any; in the order of the clusters.
+    pub concurrency: Vec<Arc<ConcurrencyRecord>>,
     /// All breakers, of endpoints and of routes, in the order of their numbers.
     pub breakers: Vec<Breaker>,
     /// What the shards have to agree on: limits and breakers, of the same generation.
@@ -51,12 +53,16 @@ impl Plan {
     /// Breakers and endpoints that were in the plan before go on with their records. Called once,
     /// before any shard has the plan.
     pub fn keep_records(&mut self, before: &Plan, now: Nanos) {
-        let records = self.health.iter_mut().zip(&mut self.admissions);
-        for (cluster, (health, admission)) in self.clusters.iter().zip(records) {
+        let records = self.admissions.iter_mut().zip(&mut self.concurrency);
+        for (cluster, (admission, concurrency)) in self.clusters.iter().zip(records) {
             let same = before.clusters.iter().position(|other| other.id == cluster.id);
             if let Some(same) = same {
                 admission.clone_from(&before.admissions[same]);
+                concurrency.clone_from(&before.concurrency[same]);
             }
+        }
+        for (cluster, health) in self.clusters.iter().zip(&mut self.health) {
+            let same = before.clusters.iter().position(|other| other.id == cluster.id);
             // Nobody else has it yet.
             if let (Some(same), Some(health)) = (same, Arc::get_mut(health)) {
                 health.take_over(&before.health[same], now);

@@ -18,7 +18,7 @@ use crate::http::path::{Encoded as Coding, Fragment as Rest, PathPolicy};
 use crate::overload::Target;
 use crate::plan::{self, Plan};
 use crate::reconcile::{
-    ClusterLimits, ClusterSpec, EndpointId, EndpointKey, EndpointLimits, EndpointSpec, PlanSpec,
+    Adaptive, ClusterLimits, ClusterSpec, EndpointId, EndpointKey, EndpointLimits, EndpointSpec, PlanSpec,
     Registry, RetryBudget, Role, UNLIMITED,
 };
 use crate::route::{
@@ -27,7 +27,7 @@ use crate::route::{
 };
 
 use super::model::{
-    AccessLogFormat, AdmissionControl, Balance, Breaker, Cluster, Config, Encoded, Fragment, HashKey, HeaderChanges,
+    AccessLogFormat, AdaptiveConcurrency, AdmissionControl, Balance, Breaker, Cluster, Config, Encoded, Fragment, HashKey, HeaderChanges,
     HeaderLines, HealthCheck, Limits, Listener, Match, Mode, Redirect, Respond, Retries, RetryOn,
     Route, RouteTimeouts, Scheme, Treatment,
 };
@@ -69,6 +69,7 @@ pub fn compile(
     });
     let health = health.collect();
     let admissions = clusters.iter().map(|_| Arc::default()).collect();
+    let concurrency = clusters.iter().map(|_| Arc::default()).collect();
     let RouteBreakers { specs, ids: route_breakers, all: mut breakers, .. } = breakers;
     breakers.sort_unstable_by_key(|breaker| breaker.id);
     // All numbers are taken: what has none by now is gone.
@@ -82,6 +83,7 @@ pub fn compile(
         route_breakers,
         health,
         admissions,
+        concurrency,
         breakers,
         agreement: Arc::new(PlanSpec { generation, clusters: specs, clusters_end, endpoints_end }),
     }
@@ -119,10 +121,23 @@ fn spec(cluster: &Cluster, compiled: &plan::Cluster) -> ClusterSpec {
             ttl: cluster.retry_budget.ttl.0,
             per_second_min: cluster.retry_budget.min_per_second,
         },
+        adaptive: cluster.adaptive_concurrency.as_ref().map(adaptive),
         breaker: breaker_settings(&cluster.breaker),
         ejected_percent_max: cluster.breaker.max_ejected.0,
         endpoints: endpoints.collect(),
         ..ClusterSpec::new(compiled.id)
+    }
+}
+
+fn adaptive(concurrency: &AdaptiveConcurrency) -> Adaptive {
+    Adaptive {
+        percentile: concurrency.sample_percentile.0,
+        update_every: concurrency.update_interval.0,
+        min_rtt_every: concurrency.min_rtt_interval.0,
+        jitter_percent: concurrency.min_rtt_jitter.0,
+        min_rtt_requests: concurrency.min_rtt_requests,
+        buffer_percent: concurrency.min_rtt_buffer.0,
+        concurrency_min: concurrency.min_concurrency.into(),
     }
 }
 
@@ -383,7 +398,9 @@ fn cluster(
         failure_statuses: cluster.breaker.fail_on_5xx,
         admission: cluster.admission_control.as_ref().map(admission),
         health_check: cluster.health_check.as_ref().map(|check| Arc::new(health_check(check))),
-        times_answers: !cluster.breaker.max_latency.0.is_zero() || balance == Policy::PeakEwma,
+        times_answers: !cluster.breaker.max_latency.0.is_zero()
+            || balance == Policy::PeakEwma
+            || cluster.adaptive_concurrency.is_some(),
         weighs_latency: balance == Policy::PeakEwma,
         pool: plan::Pool {
             idle_max: cluster.pool.idle_max,

@@ -1059,6 +1059,9 @@ pub struct Cluster {
     /// How many retries there may be for how many requests.
     #[serde(default)]
     pub retry_budget: RetryBudget,
+    /// Lets the limit on requests follow how long answers take. Default: it is `limits.max_requests`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive_concurrency: Option<AdaptiveConcurrency>,
     /// When requests are refused so that a failing cluster gets fewer of them. Default: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admission_control: Option<AdmissionControl>,
@@ -1362,6 +1365,48 @@ pub struct RetryBudget {
 impl Default for RetryBudget {
     fn default() -> RetryBudget {
         RetryBudget { ratio: Ratio::percent(20), ttl: Period::seconds(10), min_per_second: 3 }
+    }
+}
+
+/// A limit on requests in flight that is found by measuring, over all shards: while answers take as
+/// long as they do with few requests, it grows, and where they take longer, it shrinks. Envoy's
+/// gradient controller. `limits.max_requests` holds beside it. What comes beyond waits as the limits
+/// say; `limits.pending_target` bounds that, and `max_pending: 0` refuses at once, as Envoy does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdaptiveConcurrency {
+    /// Which percentile of the round-trip times is compared, 0.01 to 1. Default 0.5.
+    pub sample_percentile: Ratio,
+    /// From one update of the limit to the next, from 10ms. Default 100ms.
+    pub update_interval: Period,
+    /// From one measurement of the shortest round-trip time to the next: meanwhile, only
+    /// `min_concurrency` requests are in flight. Default 60s.
+    pub min_rtt_interval: Period,
+    /// Share of it that is added by chance, 0 to 1, so that not all proxies measure at once. Default
+    /// 0.15.
+    pub min_rtt_jitter: Ratio,
+    /// Answers that a measurement takes, from 1. Default 50.
+    #[schemars(range(min = 1))]
+    pub min_rtt_requests: u32,
+    /// What is added to the shortest time, as a share of it, 0 to 1: so much longer may answers take
+    /// before the limit shrinks. Default 0.25.
+    pub min_rtt_buffer: Ratio,
+    /// The least limit, from 1. Default 3.
+    #[schemars(range(min = 1))]
+    pub min_concurrency: u32,
+}
+
+impl Default for AdaptiveConcurrency {
+    fn default() -> AdaptiveConcurrency {
+        AdaptiveConcurrency {
+            sample_percentile: Ratio::percent(50),
+            update_interval: Period(std::time::Duration::from_millis(100)),
+            min_rtt_interval: Period::seconds(60),
+            min_rtt_jitter: Ratio::percent(15),
+            min_rtt_requests: 50,
+            min_rtt_buffer: Ratio::percent(25),
+            min_concurrency: 3,
+        }
     }
 }
 

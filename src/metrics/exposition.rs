@@ -11,7 +11,7 @@
 use std::fmt::{Display, Write};
 use std::net::SocketAddr;
 
-use super::breakers::BreakerState;
+use super::breakers::{BreakerState, ConcurrencyRecord};
 use super::process::ProcessStats;
 use super::{CODE_CLASSES, Counter, Gauge, ShardCounters, Snapshot};
 use crate::admission::Totals;
@@ -54,6 +54,8 @@ pub struct ClusterView<'a> {
     pub in_panic: bool,
     /// Of each shard, where there is admission control.
     pub admission: &'a [Totals],
+    /// Where its limit on requests follows what is measured.
+    pub concurrency: Option<&'a ConcurrencyRecord>,
 }
 
 /// What checks have found of an endpoint.
@@ -427,6 +429,7 @@ fn of_clusters(page: &mut Page, clusters: &[ClusterView<'_>]) {
     }
     of_health(page, clusters);
     of_admission(page, clusters);
+    of_concurrency(page, clusters);
     let name = "outrigger_breaker_trips_total";
     page.family(name, Kind::Counter, "How often failures have opened a breaker.");
     for ClusterView { name: cluster, trips, .. } in clusters {
@@ -471,6 +474,40 @@ fn of_admission(page: &mut Page, clusters: &[ClusterView<'_>]) {
         for (shard, totals) in admission.iter().enumerate() {
             let chance = totals.chance_millionths.get() as f64 / 1e6;
             page.sample(name, &[("cluster", cluster), ("shard", &shard)], chance);
+        }
+    }
+}
+
+fn of_concurrency(page: &mut Page, clusters: &[ClusterView<'_>]) {
+    type Row = (&'static str, &'static str, fn(&ConcurrencyRecord) -> f64);
+    let rows: [Row; 4] = [
+        (
+            "outrigger_concurrency_limit",
+            "What may be in flight, where that follows what is measured.",
+            |it| it.limit.get() as f64,
+        ),
+        (
+            "outrigger_concurrency_min_rtt_seconds",
+            "The shortest round-trip time, as last measured; 0 before.",
+            |it| it.min_rtt_ns.get() as f64 / 1e9,
+        ),
+        (
+            "outrigger_concurrency_gradient",
+            "By what the limit was last multiplied, before its headroom.",
+            |it| it.gradient_milli.get() as f64 / 1e3,
+        ),
+        (
+            "outrigger_concurrency_measuring",
+            "1 while the shortest round-trip time is measured.",
+            |it| it.measuring.get() as f64,
+        ),
+    ];
+    for (name, help, value) in rows {
+        page.family(name, Kind::Gauge, help);
+        for ClusterView { name: cluster, concurrency, .. } in clusters {
+            if let Some(record) = concurrency {
+                page.sample(name, &[("cluster", cluster)], value(record));
+            }
         }
     }
 }
@@ -664,7 +701,7 @@ mod tests {
                 trips: 3,
                 health,
                 in_panic: true,
-                admission: &[],
+                admission: &[], concurrency: None,
             },
             ClusterView {
                 name: "empty",
@@ -673,7 +710,7 @@ mod tests {
                 trips: 0,
                 health: Vec::new(),
                 in_panic: false,
-                admission: &[],
+                admission: &[], concurrency: None,
             },
         ];
         render(&shards, &clusters, &control, &ProcessStats::read())
@@ -782,7 +819,7 @@ mod tests {
                 trips: 0,
                 health: Vec::new(),
                 in_panic: false,
-                admission: &[],
+                admission: &[], concurrency: None,
             };
             let page = render(&[], &[cluster], &ControlView::default(), &ProcessStats::read());
             let series = parse(&page);

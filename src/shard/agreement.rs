@@ -363,6 +363,11 @@ impl Agreement {
                     self.breakers.trip_refused(endpoint);
                     self.counters.breaker_trips_refused.add(1);
                 }
+                Event::Concurrency { cluster, limit, min_rtt_ns, gradient_milli, is_measuring } => {
+                    self.breakers.concurrency(cluster, |record| {
+                        record.publish(limit, min_rtt_ns, gradient_milli, is_measuring);
+                    });
+                }
                 Event::OverrideApplied { endpoint, generation } => {
                     self.overrides.borrow_mut().push((endpoint, generation));
                     self.wake_main();
