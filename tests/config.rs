@@ -115,6 +115,8 @@ fn the_reference_is_complete_and_true() {
     assert_eq!(config.clusters[0].pool, config::Pool::default());
     assert_eq!(config.clusters[0].limits, config::Limits::default());
     assert_eq!(config.clusters[0].breaker, config::Breaker::default());
+    let adaptive = config::AdaptiveConcurrency::default();
+    assert_eq!(config.clusters[0].adaptive_concurrency, Some(adaptive));
     let admission = config::AdmissionControl::default();
     assert_eq!(config.clusters[0].admission_control, Some(admission));
     let config::Balance::RingHash(ring) = &config.clusters[1].balance else { panic!("a ring") };

@@ -73,7 +73,7 @@ fn profiles_serve() {
 
 /// Where a part of the configuration is explained: the section of the README, and what stands before
 /// its keys there.
-const TUNING: [(&str, &str, &str); 23] = [
+const TUNING: [(&str, &str, &str); 24] = [
     ("Shards", "Threads", ""),
     ("Overload", "The process", "overload."),
     ("PerCore", "Threads", "per_core"),
@@ -92,6 +92,7 @@ const TUNING: [(&str, &str, &str); 23] = [
     ("EndpointLimits", "Origins", "limits.per_endpoint"),
     ("Breaker", "Origins", "breaker."),
     ("RetryBudget", "Origins", "retry_budget."),
+    ("AdaptiveConcurrency", "Origins", "adaptive_concurrency."),
     ("AdmissionControl", "Origins", "admission_control."),
     ("HealthCheck", "Origins", "health_check."),
     ("Log", "The process", "log."),

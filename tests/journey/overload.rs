@@ -241,3 +241,109 @@ fn below_a_rate_nothing_is_refused() {
         assert_eq!(client.get("/").status(), 500);
     }
 }
+
+/// The limit of `app` follows what is measured, every 10 ms.
+fn adaptive(gate: &Gate, shards: usize, limits: &str) -> Setup {
+    gate.setup()
+        .shards(&format!("count: {shards}"))
+        .cluster("breaker: {consecutive_failures: 0, failure_ratio: 0}")
+        .cluster(&format!("limits: {{pending_timeout: 60s, {limits}}}"))
+        .cluster(
+            "adaptive_concurrency: {update_interval: 10ms, min_rtt_interval: 1h, \
+             min_rtt_requests: 20, min_rtt_buffer: 1, min_concurrency: 3}",
+        )
+}
+
+fn concurrency(proxy: &Proxy, what: &str) -> f64 {
+    proxy.metric(&format!("outrigger_concurrency_{what}"), &["cluster=\"app\""])
+}
+
+#[test]
+fn until_the_shortest_time_is_known_few_are_in_flight() {
+    with_shards(&[1, 2, 4], |shards| {
+        let gate = Gate::shut_from_the_start();
+        let proxy = adaptive(&gate, shards, "max_requests: 30").start();
+        let mut crowd = Crowd::connect(&proxy, 40);
+        crowd.send(GET);
+        for gone in 0..15 {
+            eventually("one follows another", || gate.arrived() == 3 + gone);
+            assert_eq!(gate.inside(), 3, "{shards} shards");
+            gate.let_go(1);
+        }
+        assert_eq!((concurrency(&proxy, "limit"), concurrency(&proxy, "measuring")), (3.0, 1.0));
+        gate.open();
+        crowd.answers().assert_all("200");
+        // The rest of them were enough.
+        eventually("it is measured", || concurrency(&proxy, "measuring") == 0.0);
+        assert!(concurrency(&proxy, "min_rtt_seconds") > 0.0);
+    });
+}
+
+/// As long as it is used, and answers are as quick as they can be; and never beyond `max_requests`.
+#[test]
+fn the_limit_grows_up_to_max_requests() {
+    with_shards(&[1, 2, 4], |shards| {
+        let gate = Gate::new();
+        // They would have to take twice as long on a busy machine for a lower limit.
+        gate.take(50);
+        let setup = adaptive(&gate, shards, "max_requests: 12, max_connections: 64");
+        let proxy = setup.start();
+        let mut crowd = Crowd::connect(&proxy, 40);
+        eventually("it is as large as may be", || {
+            crowd.ask().assert_all("200");
+            concurrency(&proxy, "limit") == 12.0
+        });
+        assert!(gate.peak() <= 12, "{}", gate.peak());
+    });
+}
+
+/// Answers that take longer and longer bring it down to its least, where it is measured anew; what is
+/// in flight is never more than was lent.
+#[test]
+fn the_limit_falls_where_answers_take_longer() {
+    with_shards(&[1, 2], |shards| {
+        let gate = Gate::new();
+        let proxy = adaptive(&gate, shards, "max_requests: 30").start();
+        let mut crowd = Crowd::connect(&proxy, 12);
+        eventually("it is measured", || {
+            crowd.ask().assert_all("200");
+            concurrency(&proxy, "measuring") == 0.0
+        });
+        // Far beyond anything that was measured at first, on however busy a machine.
+        gate.take(150);
+        eventually("it is measured anew", || {
+            crowd.ask().assert_all("200");
+            concurrency(&proxy, "min_rtt_seconds") > 0.14
+        });
+        assert!(gate.peak() <= 30, "{}", gate.peak());
+    });
+}
+
+/// Both ways, with requests in flight.
+#[test]
+fn a_reload_brings_it_and_takes_it_away() {
+    with_shards(&[1, 2], |shards| {
+        let gate = Gate::shut_from_the_start();
+        let plain = gate
+            .setup()
+            .shards(&format!("count: {shards}"))
+            .cluster("limits: {pending_timeout: 60s, max_requests: 10}");
+        let proxy = plain.clone().start();
+        let mut crowd = Crowd::connect(&proxy, 40);
+        crowd.send(GET);
+        eventually("as many as may", || gate.inside() == 10);
+        proxy.reload(&adaptive(&gate, shards, "max_requests: 10"));
+        proxy.await_generation(2);
+        gate.let_go(7);
+        eventually("seven have left, and nobody follows", || gate.inside() == 3);
+        gate.let_go(1);
+        eventually("one follows", || gate.arrived() == 11);
+        assert_eq!(gate.inside(), 3);
+        proxy.reload(&plain);
+        proxy.await_generation(3);
+        eventually("as many as may", || gate.inside() == 10);
+        gate.open();
+        crowd.answers().assert_all("200");
+        assert_eq!((gate.peak(), gate.arrived()), (10, 40));
+    });
+}

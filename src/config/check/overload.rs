@@ -1,15 +1,18 @@
-//! Load shedding and admission control: what is never too much, or always.
+//! Load shedding, adaptive concurrency and admission control: what is never too much, or always.
 
 use std::time::Duration;
 
 use super::Checker;
-use crate::config::model::{Cluster, Overload};
+use crate::config::model::{AdaptiveConcurrency, Cluster, Overload};
 
 /// Rates are per second.
 const WINDOW_MIN: Duration = Duration::from_secs(1);
 
 /// Beyond it, one failure refuses as much as all.
 const AGGRESSION_MAX: u32 = 10;
+
+/// How often shards report.
+const UPDATE_MIN: Duration = Duration::from_millis(10);
 
 impl Checker<'_> {
     pub(super) fn overload(&mut self) {
@@ -103,6 +106,59 @@ impl Checker<'_> {
                 "where all are refused, nobody finds out that the cluster is well again before the \
                  window is over",
                 "write 0.8, the default",
+            );
+        }
+    }
+
+    /// `path` is the cluster's.
+    pub(super) fn adaptive_concurrency(&mut self, path: &str, cluster: &Cluster) {
+        let Some(adaptive) = cluster.adaptive_concurrency else { return };
+        let at = |key: &str| format!("{path}.adaptive_concurrency.{key}");
+        let AdaptiveConcurrency { update_interval, min_rtt_interval, min_concurrency, .. } =
+            adaptive;
+        if adaptive.sample_percentile.0 == 0 {
+            self.error(&at("sample_percentile"), "no time is below all", "write 0.5, the default");
+        }
+        if update_interval.0 < UPDATE_MIN {
+            self.error(
+                &at("update_interval"),
+                format!("shards report every 10ms, not every {update_interval}"),
+                "write 10ms or more; 100ms is the default",
+            );
+        } else if min_rtt_interval <= update_interval && !self.lost(&at("update_interval")) {
+            self.error(
+                &at("min_rtt_interval"),
+                format!("it would measure the shortest time every {min_rtt_interval}, and never use it"),
+                "write 60s, the default",
+            );
+        }
+        if adaptive.min_rtt_requests == 0 {
+            self.error(&at("min_rtt_requests"), "no answers take no time", "write 1 or more");
+        }
+        let (most, probes) = (cluster.limits.max_requests, cluster.breaker.probes);
+        if min_concurrency == 0 {
+            self.error(
+                &at("min_concurrency"),
+                "with 0, nothing could ever be sent",
+                "write 1 or more; 3 is the default",
+            );
+        } else if min_concurrency > most && !self.lost(&format!("{path}.limits.max_requests")) {
+            let given = self.given(&at("min_concurrency"));
+            let limit = format!("{path}.limits.max_requests");
+            self.error(
+                &if given { at("min_concurrency") } else { limit },
+                format!("at least {min_concurrency} at once, and at most {most}"),
+                if given {
+                    "lower it, or raise limits.max_requests, which holds beside it"
+                } else {
+                    "raise it, or lower adaptive_concurrency.min_concurrency"
+                },
+            );
+        } else if min_concurrency < probes && !self.lost(&format!("{path}.breaker.probes")) {
+            self.error(
+                &at("min_concurrency"),
+                format!("{min_concurrency} are too few for {probes} probes at once"),
+                "raise it, or lower breaker.probes",
             );
         }
     }
