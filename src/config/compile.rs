@@ -18,8 +18,8 @@ use crate::http::path::{Encoded as Coding, Fragment as Rest, PathPolicy};
 use crate::overload::Target;
 use crate::plan::{self, Plan};
 use crate::reconcile::{
-    Adaptive, ClusterLimits, ClusterSpec, EndpointId, EndpointKey, EndpointLimits, EndpointSpec, PlanSpec,
-    Registry, RetryBudget, Role, UNLIMITED,
+    Adaptive, ClusterLimits, ClusterSpec, EndpointId, EndpointKey, EndpointLimits, EndpointSpec,
+    PlanSpec, Registry, RetryBudget, Role, UNLIMITED,
 };
 use crate::route::{
     self, Action, Condition, FieldMatch, Forward, HeaderRules, HostMatch, Matcher, PathMatch,
@@ -27,9 +27,9 @@ use crate::route::{
 };
 
 use super::model::{
-    AccessLogFormat, AdaptiveConcurrency, AdmissionControl, Balance, Breaker, Cluster, Config, Encoded, Fragment, HashKey, HeaderChanges,
-    HeaderLines, HealthCheck, Limits, Listener, Match, Mode, Redirect, Respond, Retries, RetryOn,
-    Route, RouteTimeouts, Scheme, Treatment,
+    AccessLogFormat, AdaptiveConcurrency, AdmissionControl, Balance, Breaker, Cluster, Config,
+    Encoded, Fragment, HashKey, HeaderChanges, HeaderLines, HealthCheck, Limits, Listener, Match,
+    Mode, Redirect, Respond, Retries, RetryOn, Route, RouteTimeouts, Scheme, Treatment,
 };
 use super::values::{Cidr, EndpointAddress, HostPattern, Name, PathText, Period, Ratio};
 
@@ -351,9 +351,10 @@ fn forwarding(listener: &Listener) -> Forwarding {
 fn overload(config: &Config) -> Option<plan::Overload> {
     let queue = overload_target(config, config.overload.queue_target);
     let is_on = queue.is_some()
-        || config.clusters.iter().any(|it| {
-            !it.limits.pending_target.0.is_zero() || it.admission_control.is_some()
-        });
+        || config
+            .clusters
+            .iter()
+            .any(|it| !it.limits.pending_target.0.is_zero() || it.admission_control.is_some());
     let paths = config.overload.exempt_paths.iter().map(|path| path.0.clone());
     is_on.then(|| plan::Overload { queue, exempt_paths: paths.collect() })
 }

@@ -701,7 +701,8 @@ mod tests {
                 trips: 3,
                 health,
                 in_panic: true,
-                admission: &[], concurrency: None,
+                admission: &[],
+                concurrency: None,
             },
             ClusterView {
                 name: "empty",
@@ -710,7 +711,8 @@ mod tests {
                 trips: 0,
                 health: Vec::new(),
                 in_panic: false,
-                admission: &[], concurrency: None,
+                admission: &[],
+                concurrency: None,
             },
         ];
         render(&shards, &clusters, &control, &ProcessStats::read())
@@ -819,7 +821,8 @@ mod tests {
                 trips: 0,
                 health: Vec::new(),
                 in_panic: false,
-                admission: &[], concurrency: None,
+                admission: &[],
+                concurrency: None,
             };
             let page = render(&[], &[cluster], &ControlView::default(), &ProcessStats::read());
             let series = parse(&page);

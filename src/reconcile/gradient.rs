@@ -135,13 +135,7 @@ pub(super) struct Samples {
 
 impl Samples {
     pub fn new(settings: Adaptive) -> Samples {
-        Samples {
-            settings,
-            count: 0,
-            peak: 0,
-            buckets: [0; BUCKETS],
-            due: Nanos(0),
-        }
+        Samples { settings, count: 0, peak: 0, buckets: [0; BUCKETS], due: Nanos(0) }
     }
 
     pub fn configure(&mut self, settings: Adaptive) {
@@ -288,11 +282,7 @@ impl Gradient {
         now: Nanos,
     ) -> Gradient {
         let until = now + settings.update_every * LOWERING_UPDATES_MAX;
-        Gradient {
-            phase: Phase::Lowering { until },
-            epoch,
-            ..Gradient::new(settings, max, shards)
-        }
+        Gradient { phase: Phase::Lowering { until }, epoch, ..Gradient::new(settings, max, shards) }
     }
 
     /// Other settings, from a reload.
@@ -388,7 +378,8 @@ impl Gradient {
         let peak: u64 = self.peaks.iter().sum();
         self.forget();
         self.update_due = now + self.settings.update_every;
-        let good = self.min_rtt_ns + self.min_rtt_ns / 100 * u64::from(self.settings.buffer_percent);
+        let good =
+            self.min_rtt_ns + self.min_rtt_ns / 100 * u64::from(self.settings.buffer_percent);
         let gradient = (u128::from(good) * 1_000 / u128::from(sample_ns)) as u64;
         self.gradient_milli = gradient.clamp(GRADIENT_MILLI_MIN, GRADIENT_MILLI_MAX);
         let base = self.limit * self.gradient_milli / 1_000;

@@ -9,8 +9,8 @@ use super::{Fault, Op, Tally};
 use crate::breaker::{self, Epoch, Outcome, Override, Pass, Phase};
 use crate::reconcile::{
     Adaptive, ClusterId, ClusterLimits, ClusterSpec, EndpointId, EndpointLimits, EndpointSlot,
-    EndpointSpec, Event, FLUSH_INTERVAL, Gradient, Home, Kind, Message, PlanSpec, Reconciler, Refusal, RetryBudget, Role,
-    Rollout, ShardId, Step, Ticket, UNLIMITED, Waiter, home_of,
+    EndpointSpec, Event, FLUSH_INTERVAL, Gradient, Home, Kind, Message, PlanSpec, Reconciler,
+    Refusal, RetryBudget, Role, Rollout, ShardId, Step, Ticket, UNLIMITED, Waiter, home_of,
 };
 use crate::rng::Rng;
 use crate::time::Nanos;
@@ -795,7 +795,8 @@ impl World {
         let counted_in = node.reconciler.view(ticket.endpoint).map(|view| view.epoch());
         let (pass, now) = (ticket.pass, self.now);
         node.reconciler.complete(ticket, outcome, latency, now);
-        let is_sampled = node.plan.clusters.iter().any(|it| it.id == cluster && it.adaptive.is_some());
+        let is_sampled =
+            node.plan.clusters.iter().any(|it| it.id == cluster && it.adaptive.is_some());
         if is_sampled && outcome == Outcome::Success {
             self.checker.sampled(shard, cluster, latency, now);
         }
@@ -1436,7 +1437,8 @@ impl World {
     fn gradients(&self) -> impl Iterator<Item = (ClusterId, &Gradient)> {
         let homes = self.nodes.iter().flat_map(|node| node.reconciler.homes());
         let has_endpoints = |home: &Home| home.endpoints().any(|id| !self.checker.is_route(id));
-        homes.filter_map(move |(id, home)| Some((id, home.gradient()?, has_endpoints(home))))
+        homes
+            .filter_map(move |(id, home)| Some((id, home.gradient()?, has_endpoints(home))))
             .filter(|(.., has_endpoints)| *has_endpoints)
             .map(|(id, gradient, _)| (id, gradient))
     }

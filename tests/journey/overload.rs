@@ -16,9 +16,7 @@ fn reason(answer: &Message) -> (u16, &str) {
 
 #[track_caller]
 fn overloaded(proxy: &Proxy, client: &mut Client) {
-    eventually("it has waited for too long, for an interval", || {
-        client.get("/").status() == 503
-    });
+    eventually("it has waited for too long, for an interval", || client.get("/").status() == 503);
     assert!(proxy.metric("outrigger_overloads_total", &[]) >= 1.0);
 }
 

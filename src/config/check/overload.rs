@@ -17,10 +17,11 @@ const UPDATE_MIN: Duration = Duration::from_millis(10);
 impl Checker<'_> {
     pub(super) fn overload(&mut self) {
         let Overload { queue_target, interval, exempt_paths } = &self.config.overload;
-        let sheds = !queue_target.0.is_zero()
-            || self.config.clusters.iter().any(|it| {
-                !it.limits.pending_target.0.is_zero() || it.admission_control.is_some()
-            });
+        let sheds =
+            !queue_target.0.is_zero()
+                || self.config.clusters.iter().any(|it| {
+                    !it.limits.pending_target.0.is_zero() || it.admission_control.is_some()
+                });
         if interval.0.is_zero() {
             self.error(
                 "overload.interval",
@@ -128,7 +129,9 @@ impl Checker<'_> {
         } else if min_rtt_interval <= update_interval && !self.lost(&at("update_interval")) {
             self.error(
                 &at("min_rtt_interval"),
-                format!("it would measure the shortest time every {min_rtt_interval}, and never use it"),
+                format!(
+                    "it would measure the shortest time every {min_rtt_interval}, and never use it"
+                ),
                 "write 60s, the default",
             );
         }
