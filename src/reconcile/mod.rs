@@ -54,6 +54,7 @@
 //! - Never more endpoints out than `max_ejected` allows.
 //! - Never a retry that neither first attempts nor the home have paid for, or that was paid for longer
 //!   ago than the budget keeps what it has.
+//! - No round-trip time counts twice, and none of what was asked before the home began to measure.
 //! - Whatever messages did, 20 flush intervals after they flow again all shards agree.
 
 mod age;

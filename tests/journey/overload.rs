@@ -56,7 +56,7 @@ fn what_is_pipelined_is_refused_with_the_rest() {
     let mut client = proxy.client();
     overloaded(&proxy, &mut client);
     eventually("two are refused", || {
-        client.send(&[GET, GET].concat());
+        client.send([GET, GET].concat());
         let statuses = [client.answer().status(), client.answer().status()];
         statuses == [503, 503]
     });
