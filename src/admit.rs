@@ -19,7 +19,7 @@ use crate::http::head::{
     parse_request,
 };
 use crate::http::path::{self, Fragment, Normal};
-use crate::plan::Listener;
+use crate::plan::{Listener, Overload};
 use crate::reason::Reason;
 use crate::respond::{self, Own};
 use crate::route::{
@@ -93,6 +93,8 @@ pub struct Order {
     pub is_timed: bool,
     /// What the access log will say of it.
     pub log: Option<LogLine>,
+    /// It is served however much there is to do.
+    pub is_exempt: bool,
     route: Option<usize>,
 }
 
@@ -204,6 +206,17 @@ impl Order {
     }
 }
 
+/// When the bytes of a head came.
+#[derive(Debug, Clone, Copy)]
+pub struct Arrived {
+    /// The first of them.
+    pub began: Nanos,
+    /// The last of them, as far as is known.
+    pub complete: Nanos,
+    /// When their connection was last seen to become readable.
+    pub readable_since: Nanos,
+}
+
 /// Looks for a head in `bytes` and decides what becomes of the request. The order is made in
 /// `made`: it is large, and each move of it would cost as much as the choice of an endpoint.
 pub fn admit(
@@ -211,8 +224,7 @@ pub fn admit(
     plan: &Rc<ShardPlan>,
     info: &ClientInfo,
     bytes: &[u8],
-    began: Nanos,
-    complete: Nanos,
+    arrived: Arrived,
     made: &mut Option<Order>,
 ) -> Admission {
     let listener = &plan.shared().listeners[info.slot.listener.index];
@@ -222,6 +234,7 @@ pub fn admit(
         Ok(Parsed::Partial) => return Admission::Partial,
         Err(reason) => return Admission::Refused(reason),
     };
+    let Arrived { began, complete, readable_since } = arrived;
     let order = made.insert(Order {
         listener_index: info.slot.listener.index,
         action: Action::Own { status: 0 },
@@ -246,13 +259,14 @@ pub fn admit(
         answer_until: Nanos::NEVER,
         is_timed: false,
         log: None,
+        is_exempt: false,
         route: None,
         plan: plan.clone(),
     });
     if listener.access_log.is_some() {
         order.log = Some(LogLine::begin(shard, &head));
     }
-    if let Err(reason) = decide(shard, plan, info, bytes, &head, order) {
+    if let Err(reason) = decide(shard, plan, info, bytes, &head, readable_since, order) {
         order.own(shard, listener, reason);
     }
     Admission::Order
@@ -265,9 +279,10 @@ fn decide(
     info: &ClientInfo,
     bytes: &[u8],
     head: &RequestHead<'_, '_>,
+    readable_since: Nanos,
     order: &mut Order,
 ) -> Result<(), Reason> {
-    let plan = plan.shared();
+    let (own, plan) = (plan, plan.shared());
     let listener = &plan.listeners[info.slot.listener.index];
     if head.method == Method::Connect {
         return Err(Reason::ConnectRefused);
@@ -318,7 +333,15 @@ fn decide(
             order.own_of_route(shard, route, &view, https);
             return Ok(());
         };
-        let cluster = forward.clusters.pick(shard.rng.borrow_mut().bits() as u32);
+        if let Some(overload) = &plan.overload {
+            order.is_exempt = overload.exempts(path);
+            order.is_in_time(shard, overload, info, readable_since)?;
+        }
+        let dice = shard.rng.borrow_mut().bits();
+        let cluster = forward.clusters.pick(dice as u32);
+        if !order.is_exempt && own.rejects(cluster, (dice >> 32) as u32, order.complete) {
+            return Err(Reason::AdmissionControl);
+        }
         let policy = &plan.clusters[cluster].balance;
         let hash = policy.hash(&head.fields, client.address);
         order.action = Action::Forward { cluster, hash, breaker: forward.breaker(cluster) };
@@ -407,6 +430,30 @@ const FORWARDED: [FieldKind; 5] = [
 ];
 
 impl Order {
+    /// Whether it has not waited in the shard's loop for too long, with all others.
+    fn is_in_time(
+        &self,
+        shard: &Shard,
+        overload: &Overload,
+        info: &ClientInfo,
+        readable_since: Nanos,
+    ) -> Result<(), Reason> {
+        let Some(target) = overload.queue else { return Ok(()) };
+        let mut queue = shard.queue.get();
+        // Where it came with the request before, that is what it has waited for.
+        let refuse = if info.requests > 0 && readable_since < info.waiting_since {
+            queue.refuses_another()
+        } else {
+            let waited = self.complete.since(readable_since.max(info.waiting_since));
+            let arrived = queue.arrived(readable_since, waited, target, self.complete);
+            shard.queue.set(queue);
+            shard.counters.queue_delay.record(waited.as_nanos() as u64);
+            shard.counters.overloads.add(arrived.begins.into());
+            arrived.refuse
+        };
+        if refuse && !self.is_exempt { Err(Reason::Overloaded) } else { Ok(()) }
+    }
+
     /// Makes an answer of our own of a refusal.
     fn own(&mut self, shard: &Shard, listener: &Listener, reason: Reason) {
         let reason = match (reason, self.method) {

@@ -47,6 +47,7 @@ use reply::Reply;
 use retry::{Avoided, Tries};
 
 pub use patience::within;
+pub use place::outcome_of;
 
 /// A kept connection that ends later than this after a request was sent on it, without an answer, had
 /// not ended before: its endpoint has failed.

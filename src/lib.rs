@@ -20,6 +20,10 @@ pub mod http;
 
 pub mod admit;
 
+pub mod overload;
+
+pub mod admission;
+
 pub mod route;
 
 pub mod exchange;

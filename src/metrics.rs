@@ -293,6 +293,10 @@ pub struct ShardCounters {
     pub view_age_violations: Counter,
     /// How late the loop was lately, at worst, in nanoseconds.
     pub loop_lag_ns: Gauge,
+    /// How long requests waited in the loop; only where that is limited.
+    pub queue_delay: Histogram,
+    /// How often they began to wait for too long, there or for a place.
+    pub overloads: Counter,
     /// Transitions of the breakers that this shard decides.
     pub breaker_transitions: Counter,
     /// Trips that it refused, because too many endpoints were out.

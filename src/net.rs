@@ -81,6 +81,12 @@ impl Socket {
         self.registration.readiness().wait(READABLE)
     }
 
+    /// When it was last seen to become readable: edges are taken at the beginning of a turn, and
+    /// mostly once more within it. What was read since then does not matter.
+    pub fn readable_since(&self) -> Nanos {
+        self.registration.readiness().readable_since()
+    }
+
     /// The same, with a deadline of its own; `false` once it has passed.
     pub fn readable_within(&self, span: Duration, timer: &mut Timer) -> impl Future<Output = bool> {
         let now = Nanos::now();

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access_log::Format;
+use crate::admission;
 use crate::balance::{Policy, Table};
 use crate::health::ClusterHealth;
 use crate::http::forwarded::Forwarding;
 use crate::http::head::HeadLimits;
 use crate::http::path::PathPolicy;
-use crate::metrics::breakers::BreakerRecord;
+use crate::metrics::breakers::{BreakerRecord, ConcurrencyRecord};
+use crate::overload;
 use crate::reconcile::{ClusterId, EndpointId, PlanSpec, Role};
 use crate::route::Router;
 use crate::time::Nanos;
@@ -29,12 +31,18 @@ pub struct Plan {
     pub listeners: Vec<Arc<Listener>>,
     /// Picks a route for a request.
     pub router: Router,
+    /// When newcomers are refused, if ever.
+    pub overload: Option<Overload>,
     /// In the order of the configuration.
     pub clusters: Vec<Cluster>,
     /// The breakers of routes; [`crate::route::Forward::breakers`] names places in it.
     pub route_breakers: Vec<EndpointId>,
     /// What active checks have found, and who is new; in the order of the clusters.
     pub health: Vec<Arc<ClusterHealth>>,
+    /// What shards have seen of clusters with admission control; in the order of the clusters.
+    pub admissions: Vec<Arc<admission::Record>>,
+    /// Limits that follow what is measured, where there are any; in the order of the clusters.
+    pub concurrency: Vec<Arc<ConcurrencyRecord>>,
     /// All breakers, of endpoints and of routes, in the order of their numbers.
     pub breakers: Vec<Breaker>,
     /// What the shards have to agree on: limits and breakers, of the same generation.
@@ -45,6 +53,14 @@ impl Plan {
     /// Breakers and endpoints that were in the plan before go on with their records. Called once,
     /// before any shard has the plan.
     pub fn keep_records(&mut self, before: &Plan, now: Nanos) {
+        let records = self.admissions.iter_mut().zip(&mut self.concurrency);
+        for (cluster, (admission, concurrency)) in self.clusters.iter().zip(records) {
+            let same = before.clusters.iter().position(|other| other.id == cluster.id);
+            if let Some(same) = same {
+                admission.clone_from(&before.admissions[same]);
+                concurrency.clone_from(&before.concurrency[same]);
+            }
+        }
         for (cluster, health) in self.clusters.iter().zip(&mut self.health) {
             let same = before.clusters.iter().position(|other| other.id == cluster.id);
             // Nobody else has it yet.
@@ -91,6 +107,22 @@ impl Breaker {
             Role::Endpoint => "endpoint",
             Role::Route => "route",
         }
+    }
+}
+
+/// When a shard has too much to do, or too many wait for a place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overload {
+    /// How long a request may wait in a shard's loop; `None`: as long as it takes.
+    pub queue: Option<overload::Target>,
+    /// Paths, as they are routed, for which nothing is refused.
+    pub exempt_paths: Vec<String>,
+}
+
+impl Overload {
+    /// Whether requests for this path are served whatever happens.
+    pub fn exempts(&self, path: &[u8]) -> bool {
+        self.exempt_paths.iter().any(|exempt| exempt.as_bytes() == path)
     }
 }
 
@@ -164,6 +196,10 @@ pub struct Cluster {
     pub connect_timeout: Duration,
     /// How long a request waits for a place where a limit is reached, default 5 s; 503.
     pub pending_timeout: Duration,
+    /// How long everybody may wait before nobody may join them, if that is limited.
+    pub pending_target: Option<overload::Target>,
+    /// When requests are refused because others fail, if ever.
+    pub admission: Option<admission::Settings>,
     /// How its endpoints are checked, if they are.
     pub health_check: Option<Arc<HealthCheck>>,
     /// Whether a 5xx is a failure for the breakers; true by default.

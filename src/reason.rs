@@ -78,6 +78,10 @@ pub enum Reason {
     TryTimeout,
     /// The time that the caller gave is over: 504, or cut off.
     Deadline,
+    /// Requests have queued for too long, in the shard's loop or for a place: 503.
+    Overloaded,
+    /// Too many of the cluster's requests fail, and this one was refused by chance: 503.
+    AdmissionControl,
 }
 
 /// Whose fault a [`Reason`] is; metrics and, later, breakers ask.
@@ -101,7 +105,7 @@ struct Facts {
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Reason; 36] = {
+    pub const ALL: [Reason; 38] = {
         use Reason::*;
         [
             BadHead,
@@ -140,6 +144,8 @@ impl Reason {
             PendingTimeout,
             TryTimeout,
             Deadline,
+            Overloaded,
+            AdmissionControl,
         ]
     };
 
@@ -183,6 +189,8 @@ impl Reason {
             PendingTimeout => (503, "timeout-pending", "UO", Ours),
             TryTimeout => (504, "timeout-try", "UT", Upstream),
             Deadline => (504, "timeout-deadline", "UT", Client),
+            Overloaded => (503, "overloaded", "OM", Ours),
+            AdmissionControl => (503, "admission-control", "-", Ours),
         };
         Facts { status, name, flag, fault }
     }
@@ -200,6 +208,11 @@ impl Reason {
     /// Envoy's response flag for it, `-` where Envoy has none.
     pub const fn flag(self) -> &'static str {
         self.facts().flag
+    }
+
+    /// Whether it sheds load: another try at once would only add to it.
+    pub const fn sheds(self) -> bool {
+        matches!(self, Reason::Overloaded | Reason::AdmissionControl)
     }
 
     /// Who caused it.

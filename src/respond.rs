@@ -68,13 +68,18 @@ pub fn refusal(
         body: phrase(status).as_bytes(),
         head_only,
     };
-    let allow = |out: &mut Vec<u8>| {
+    let add = |out: &mut Vec<u8>| {
+        if reason.sheds() {
+            // So that neither Envoys nor others try again at once.
+            line(b"Retry-After", b"1", out);
+            line(b"x-envoy-overloaded", b"true", out);
+        }
         if status == 405 {
             // RFC 9110, 15.5.6 asks for it: whatever a route might take, not CONNECT.
             line(b"Allow", b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH", out);
         }
     };
-    own.write(allow, out);
+    own.write(add, out);
 }
 
 /// Bytes of the body that [`refusal`] writes.

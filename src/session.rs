@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::accept::{Client, ClientInfo};
 use crate::admit::{self, Action, Admission, Order};
-use crate::exchange::{Exchange, Failure, Next, Outcome, receive, send, within};
+use crate::exchange::{Exchange, Failure, Next, Outcome, outcome_of, receive, send, within};
 use crate::http::encode::Persistence;
 use crate::http::head::Framing;
 use crate::net::{Socket, Timer, would_block};
@@ -166,7 +166,9 @@ impl Session {
                 let began = *began.get_or_insert(complete);
                 let bytes = self.inbound.filled();
                 looked = bytes.len();
-                match admit::admit(&self.shard, &plan, &self.info, bytes, began, complete, order) {
+                let readable_since = self.socket.readable_since();
+                let arrived = admit::Arrived { began, complete, readable_since };
+                match admit::admit(&self.shard, &plan, &self.info, bytes, arrived, order) {
                     Admission::Order => return Arrival::Order,
                     Admission::Refused(reason) => return Arrival::Refused(reason, began),
                     Admission::Partial => {}
@@ -272,10 +274,13 @@ impl Session {
             Action::Forward { cluster, hash, breaker } => {
                 let Session { shard, socket, timer, inbound, .. } = self;
                 let mut exchange = Exchange { shard, client: socket, timer, inbound };
-                match exchange.run(order, cluster, hash, breaker).await {
+                let outcome = match exchange.run(order, cluster, hash, breaker).await {
                     Ok(outcome) => outcome,
                     Err(failure) => self.fail(order, failure).await,
-                }
+                };
+                let ended = outcome.reason.map_or(Ok(outcome.status), Err);
+                order.plan.ended(cluster, |by_status| outcome_of(ended, by_status, true));
+                outcome
             }
         };
         if self.inbound.is_empty() {

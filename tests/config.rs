@@ -101,6 +101,7 @@ fn the_reference_is_complete_and_true() {
     assert_eq!(config.admin, config::Admin::default());
     assert_eq!(config.shutdown, config::Shutdown::default());
     assert_eq!(config.shards, config::Shards::default());
+    assert_eq!(config.overload, config::Overload::default());
     let minimal = parse(Path::new("tests/configs/good/minimal.yaml")).expect("good");
     let (listener, default) = (&config.listeners[0], &minimal.listeners[0]);
     assert_eq!(listener.timeouts, default.timeouts);
@@ -114,6 +115,10 @@ fn the_reference_is_complete_and_true() {
     assert_eq!(config.clusters[0].pool, config::Pool::default());
     assert_eq!(config.clusters[0].limits, config::Limits::default());
     assert_eq!(config.clusters[0].breaker, config::Breaker::default());
+    let adaptive = config::AdaptiveConcurrency::default();
+    assert_eq!(config.clusters[0].adaptive_concurrency, Some(adaptive));
+    let admission = config::AdmissionControl::default();
+    assert_eq!(config.clusters[0].admission_control, Some(admission));
     let config::Balance::RingHash(ring) = &config.clusters[1].balance else { panic!("a ring") };
     let sizes = (outrigger::balance::RING_SIZE_MIN, outrigger::balance::RING_SIZE_MAX);
     assert_eq!((ring.ring_size_min, ring.ring_size_max), sizes);

@@ -73,8 +73,9 @@ fn profiles_serve() {
 
 /// Where a part of the configuration is explained: the section of the README, and what stands before
 /// its keys there.
-const TUNING: [(&str, &str, &str); 22] = [
+const TUNING: &[(&str, &str, &str)] = &[
     ("Shards", "Threads", ""),
+    ("Overload", "The process", "overload."),
     ("PerCore", "Threads", "per_core"),
     ("ListenerTimeouts", "Clients", "timeouts."),
     ("ListenerLimits", "Clients", "limits."),
@@ -92,6 +93,8 @@ const TUNING: [(&str, &str, &str); 22] = [
     ("EndpointLimits", "Origins", "limits.per_endpoint"),
     ("Breaker", "Origins", "breaker."),
     ("RetryBudget", "Origins", "retry_budget."),
+    ("AdaptiveConcurrency", "Origins", "adaptive_concurrency."),
+    ("AdmissionControl", "Origins", "admission_control."),
     ("HealthCheck", "Origins", "health_check."),
     ("Log", "The process", "log."),
     ("Admin", "The process", "admin."),
@@ -99,7 +102,7 @@ const TUNING: [(&str, &str, &str); 22] = [
 ];
 
 /// Parts that say what is done, and not how fast or with how much; or that only hold the others.
-const NO_TUNING: [&str; 12] = [
+const NO_TUNING: &[&str] = &[
     "Cluster",
     "HashKey",
     "HeaderChanges",
@@ -115,7 +118,7 @@ const NO_TUNING: [&str; 12] = [
 ];
 
 /// Keys of the parts above that are no knobs, or are a part themselves.
-const NO_KNOBS: [(&str, &str); 11] = [
+const NO_KNOBS: &[(&str, &str)] = &[
     ("Log", "format"),
     ("Shards", "per_core"),
     ("RingHash", "key"),
@@ -182,7 +185,7 @@ fn every_knob_is_explained() {
         }
     }
     assert_eq!(missing, Vec::<String>::new());
-    for part in TUNING.iter().map(|(part, ..)| part).chain(&NO_TUNING) {
+    for part in TUNING.iter().map(|(part, ..)| part).chain(NO_TUNING) {
         let known = &schema["$defs"][*part];
         assert!(known["properties"].is_object() || known["oneOf"].is_array(), "no {part}: {known}");
     }

@@ -18,6 +18,8 @@ mod limits;
 
 mod listeners;
 
+mod overload;
+
 mod retries;
 
 mod routes;
@@ -61,6 +63,7 @@ pub(crate) fn check(
 ) -> Vec<Finding> {
     let mut checker = Checker { config, root, names, sources, findings: Vec::new(), said: [0; 2] };
     checker.shards(machine);
+    checker.overload();
     checker.listeners();
     checker.clusters();
     checker.routes();

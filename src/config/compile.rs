@@ -8,16 +8,18 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use crate::access_log::Format;
+use crate::admission;
 use crate::balance::{HashKey as BalanceKey, Policy, Table};
 use crate::breaker;
 use crate::health::ClusterHealth;
 use crate::http::forwarded::{Forwarding, Treatment as Handling, Trusted as TrustedPeers};
 use crate::http::head::HeadLimits;
 use crate::http::path::{Encoded as Coding, Fragment as Rest, PathPolicy};
+use crate::overload::Target;
 use crate::plan::{self, Plan};
 use crate::reconcile::{
-    ClusterLimits, ClusterSpec, EndpointId, EndpointKey, EndpointLimits, EndpointSpec, PlanSpec,
-    Registry, RetryBudget, Role, UNLIMITED,
+    Adaptive, ClusterLimits, ClusterSpec, EndpointId, EndpointKey, EndpointLimits, EndpointSpec,
+    PlanSpec, Registry, RetryBudget, Role, UNLIMITED,
 };
 use crate::route::{
     self, Action, Condition, FieldMatch, Forward, HeaderRules, HedgeAfter, HedgePolicy, HostMatch,
@@ -25,11 +27,11 @@ use crate::route::{
 };
 
 use super::model::{
-    AccessLogFormat, Balance, Breaker, Cluster, Config, Encoded, Fragment, HashKey, HeaderChanges,
-    HeaderLines, HealthCheck, Limits, Listener, Match, Mode, Redirect, Respond, Retries, RetryOn,
-    Route, RouteTimeouts, Scheme, Treatment,
+    AccessLogFormat, AdaptiveConcurrency, AdmissionControl, Balance, Breaker, Cluster, Config,
+    Encoded, Fragment, HashKey, HeaderChanges, HeaderLines, HealthCheck, Limits, Listener, Match,
+    Mode, Redirect, Respond, Retries, RetryOn, Route, RouteTimeouts, Scheme, Treatment,
 };
-use super::values::{self, Cidr, EndpointAddress, HostPattern, Name, PathText, Ratio};
+use super::values::{self, Cidr, EndpointAddress, HostPattern, Name, PathText, Period, Ratio};
 
 /// The host names of all clusters, with their ports: what there is to resolve.
 pub fn host_names(config: &Config) -> BTreeSet<(String, u16)> {
@@ -52,7 +54,7 @@ pub fn compile(
     resolve: &mut dyn FnMut(&str, u16) -> Vec<SocketAddr>,
 ) -> Plan {
     let clusters: Vec<_> =
-        config.clusters.iter().map(|it| cluster(it, registry, resolve)).collect();
+        config.clusters.iter().map(|it| cluster(config, it, registry, resolve)).collect();
     let specs = config.clusters.iter().zip(&clusters).map(|(it, compiled)| spec(it, compiled));
     let mut breakers = RouteBreakers {
         specs: specs.collect(),
@@ -66,6 +68,8 @@ pub fn compile(
         Arc::new(ClusterHealth::new(endpoints, it.slow_start.0, it.panic_threshold.0))
     });
     let health = health.collect();
+    let admissions = clusters.iter().map(|_| Arc::default()).collect();
+    let concurrency = clusters.iter().map(|_| Arc::default()).collect();
     let RouteBreakers { specs, ids: route_breakers, all: mut breakers, .. } = breakers;
     breakers.sort_unstable_by_key(|breaker| breaker.id);
     // All numbers are taken: what has none by now is gone.
@@ -74,9 +78,12 @@ pub fn compile(
         generation,
         listeners: config.listeners.iter().map(|it| Arc::new(listener(config, it))).collect(),
         router: Router::new(routes),
+        overload: overload(config),
         clusters,
         route_breakers,
         health,
+        admissions,
+        concurrency,
         breakers,
         agreement: Arc::new(PlanSpec { generation, clusters: specs, clusters_end, endpoints_end }),
     }
@@ -91,6 +98,7 @@ fn spec(cluster: &Cluster, compiled: &plan::Cluster) -> ClusterSpec {
         max_retries,
         per_endpoint,
         pending_timeout: _,
+        pending_target: _,
     } = cluster.limits;
     let own = |limit: Option<u32>| limit.map_or(UNLIMITED, u64::from);
     let limits = EndpointLimits {
@@ -113,10 +121,23 @@ fn spec(cluster: &Cluster, compiled: &plan::Cluster) -> ClusterSpec {
             ttl: cluster.retry_budget.ttl.0,
             per_second_min: cluster.retry_budget.min_per_second,
         },
+        adaptive: cluster.adaptive_concurrency.as_ref().map(adaptive),
         breaker: breaker_settings(&cluster.breaker),
         ejected_percent_max: cluster.breaker.max_ejected.0,
         endpoints: endpoints.collect(),
         ..ClusterSpec::new(compiled.id)
+    }
+}
+
+fn adaptive(concurrency: &AdaptiveConcurrency) -> Adaptive {
+    Adaptive {
+        percentile: concurrency.sample_percentile.0,
+        update_every: concurrency.update_interval.0,
+        min_rtt_every: concurrency.min_rtt_interval.0,
+        jitter_percent: concurrency.min_rtt_jitter.0,
+        min_rtt_requests: concurrency.min_rtt_requests,
+        buffer_percent: concurrency.min_rtt_buffer.0,
+        concurrency_min: concurrency.min_concurrency.into(),
     }
 }
 
@@ -326,7 +347,25 @@ fn forwarding(listener: &Listener) -> Forwarding {
     }
 }
 
+/// `None`: nothing is ever refused for it, and nobody needs to look.
+fn overload(config: &Config) -> Option<plan::Overload> {
+    let queue = overload_target(config, config.overload.queue_target);
+    let is_on = queue.is_some()
+        || config
+            .clusters
+            .iter()
+            .any(|it| !it.limits.pending_target.0.is_zero() || it.admission_control.is_some());
+    let paths = config.overload.exempt_paths.iter().map(|path| path.0.clone());
+    is_on.then(|| plan::Overload { queue, exempt_paths: paths.collect() })
+}
+
+fn overload_target(config: &Config, delay: Period) -> Option<Target> {
+    let target = Target { delay: delay.0, interval: config.overload.interval.0 };
+    (!delay.0.is_zero()).then_some(target)
+}
+
 fn cluster(
+    config: &Config,
     cluster: &Cluster,
     registry: &mut Registry,
     resolve: &mut dyn FnMut(&str, u16) -> Vec<SocketAddr>,
@@ -356,9 +395,13 @@ fn cluster(
         endpoints,
         connect_timeout: cluster.timeouts.connect.0,
         pending_timeout: cluster.limits.pending_timeout.0,
+        pending_target: overload_target(config, cluster.limits.pending_target),
         failure_statuses: cluster.breaker.fail_on_5xx,
+        admission: cluster.admission_control.as_ref().map(admission),
         health_check: cluster.health_check.as_ref().map(|check| Arc::new(health_check(check))),
-        times_answers: !cluster.breaker.max_latency.0.is_zero() || balance == Policy::PeakEwma,
+        times_answers: !cluster.breaker.max_latency.0.is_zero()
+            || balance == Policy::PeakEwma
+            || cluster.adaptive_concurrency.is_some(),
         weighs_latency: balance == Policy::PeakEwma,
         pool: plan::Pool {
             idle_max: cluster.pool.idle_max,
@@ -367,6 +410,17 @@ fn cluster(
             requests_max: cluster.pool.requests_max,
         },
         balance,
+    }
+}
+
+fn admission(control: &AdmissionControl) -> admission::Settings {
+    let share = |ratio: Ratio| f64::from(ratio.0) / 100.0;
+    admission::Settings {
+        window: control.sampling_window.0,
+        successes_min: share(control.sr_threshold),
+        aggression: control.aggression.into(),
+        rate_min: control.rps_threshold.into(),
+        rejections_max: share(control.max_rejection_probability),
     }
 }
 

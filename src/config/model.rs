@@ -33,6 +33,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// Threads, one for each CPU core, each with a ring of its own.
     pub shards: Shards,
+    /// When a shard has more to do than it can.
+    pub overload: Overload,
     /// Where clients connect.
     pub listeners: Vec<Listener>,
     /// Which requests go where. With none, and one cluster, everything goes to that cluster.
@@ -136,6 +138,32 @@ pub struct Shutdown {
 impl Default for Shutdown {
     fn default() -> Shutdown {
         Shutdown { drain_delay: Period::seconds(0), drain_timeout: Period::seconds(30) }
+    }
+}
+
+/// When a shard has more to do than it can: requests wait in its loop until their turn comes. If all
+/// of them have waited for longer than `queue_target` for an `interval`, those that have are refused
+/// with 503 `overloaded` and `Retry-After: 1`, until none has for an `interval`. What has begun goes
+/// on. A single stall refuses nobody, nor do requests that are answered without an endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Overload {
+    /// How long a request may wait in the loop. Default 0s: as long as it takes. 20ms suits most.
+    pub queue_target: Period,
+    /// For how long every wait has to be too long, in the loop or for a place
+    /// (`limits.pending_target`). Default 200ms: twice the period of a CPU quota.
+    pub interval: Period,
+    /// Requests for exactly these paths are never refused for it: health checks. Default: none.
+    pub exempt_paths: Vec<PathText>,
+}
+
+impl Default for Overload {
+    fn default() -> Overload {
+        Overload {
+            queue_target: Period::seconds(0),
+            interval: Period(std::time::Duration::from_millis(200)),
+            exempt_paths: Vec::new(),
+        }
     }
 }
 
@@ -1060,6 +1088,12 @@ pub struct Cluster {
     /// How many retries there may be for how many requests.
     #[serde(default)]
     pub retry_budget: RetryBudget,
+    /// Lets the limit on requests follow how long answers take. Default: it is `limits.max_requests`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adaptive_concurrency: Option<AdaptiveConcurrency>,
+    /// When requests are refused so that a failing cluster gets fewer of them. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admission_control: Option<AdmissionControl>,
     /// When an endpoint gets no more requests, and how it comes back.
     #[serde(default)]
     pub breaker: Breaker,
@@ -1316,6 +1350,10 @@ pub struct Limits {
     pub max_pending: u32,
     /// How long they wait. Default 5s; then 503 `timeout-pending`.
     pub pending_timeout: Period,
+    /// If everybody has waited for longer than this for an `overload.interval`, who would have to wait
+    /// gets 503 `overloaded` at once, until the waits are shorter; on each shard by itself. Default
+    /// 0s: they wait for `pending_timeout`.
+    pub pending_target: Period,
     /// Retries at once, those in their pause included. Default 64. One more is not made; 0: none.
     pub max_retries: u32,
     /// The same for each endpoint by itself (for each address of a host name). Default: only the
@@ -1330,6 +1368,7 @@ impl Default for Limits {
             max_connections: 1024,
             max_pending: 1024,
             pending_timeout: Period::seconds(5),
+            pending_target: Period::seconds(0),
             max_retries: 64,
             per_endpoint: EndpointLimits::default(),
         }
@@ -1355,6 +1394,80 @@ pub struct RetryBudget {
 impl Default for RetryBudget {
     fn default() -> RetryBudget {
         RetryBudget { ratio: Ratio::percent(20), ttl: Period::seconds(10), min_per_second: 3 }
+    }
+}
+
+/// A limit on requests in flight that is found by measuring, over all shards: while answers take as
+/// long as they do with few requests, it grows, and where they take longer, it shrinks. Envoy's
+/// gradient controller. `limits.max_requests` holds beside it. What comes beyond waits as the limits
+/// say; `limits.pending_target` bounds that, and `max_pending: 0` refuses at once, as Envoy does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdaptiveConcurrency {
+    /// Which percentile of the round-trip times is compared, 0.01 to 1. Default 0.5.
+    pub sample_percentile: Ratio,
+    /// From one update of the limit to the next, from 10ms. Default 100ms.
+    pub update_interval: Period,
+    /// From one measurement of the shortest round-trip time to the next: meanwhile, only
+    /// `min_concurrency` requests are in flight. Default 60s.
+    pub min_rtt_interval: Period,
+    /// Share of it that is added by chance, 0 to 1, so that not all proxies measure at once. Default
+    /// 0.15.
+    pub min_rtt_jitter: Ratio,
+    /// Answers that a measurement takes, from 1. Default 50.
+    #[schemars(range(min = 1))]
+    pub min_rtt_requests: u32,
+    /// What is added to the shortest time, as a share of it, 0 to 1: so much longer may answers take
+    /// before the limit shrinks. Default 0.25.
+    pub min_rtt_buffer: Ratio,
+    /// The least limit, from 1. Default 3.
+    #[schemars(range(min = 1))]
+    pub min_concurrency: u32,
+}
+
+impl Default for AdaptiveConcurrency {
+    fn default() -> AdaptiveConcurrency {
+        AdaptiveConcurrency {
+            sample_percentile: Ratio::percent(50),
+            update_interval: Period(std::time::Duration::from_millis(100)),
+            min_rtt_interval: Period::seconds(60),
+            min_rtt_jitter: Ratio::percent(15),
+            min_rtt_requests: 50,
+            min_rtt_buffer: Ratio::percent(25),
+            min_concurrency: 3,
+        }
+    }
+}
+
+/// Refuses requests by chance, with 503 `admission-control`, while too many of the cluster's fail:
+/// the more, the more fail. Failures are what a breaker counts. Envoy's filter of that name; its
+/// rates are of the process here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdmissionControl {
+    /// What shares are taken of: the last so long, from 1s. Default 30s.
+    pub sampling_window: Period,
+    /// Share of successes below which requests are refused, 0.01 to 1. Default 0.95.
+    pub sr_threshold: Ratio,
+    /// The more, the more are refused for the same share: its root is taken. 1 to 10, default 1.
+    #[schemars(range(min = 1, max = 10))]
+    pub aggression: u32,
+    /// Requests per second, over all shards, below which nothing is refused. Default 0.
+    pub rps_threshold: u32,
+    /// Share of requests that is refused at most, 0.01 to 1. Default 0.8: the others show whether
+    /// it is over.
+    pub max_rejection_probability: Ratio,
+}
+
+impl Default for AdmissionControl {
+    fn default() -> AdmissionControl {
+        AdmissionControl {
+            sampling_window: Period::seconds(30),
+            sr_threshold: Ratio::percent(95),
+            aggression: 1,
+            rps_threshold: 0,
+            max_rejection_probability: Ratio::percent(80),
+        }
     }
 }
 

@@ -183,8 +183,9 @@ fn cluster_views<'a>(plan: &'a Plan, past_trips: &mut PastTrips) -> Vec<ClusterV
         breakers.entry(breaker.cluster_id).or_default().push(view);
         *trips.entry(breaker.cluster_id).or_default() += breaker.record.trips();
     }
-    let clusters = plan.clusters.iter().zip(&plan.agreement.clusters).zip(&plan.health);
-    let views = clusters.map(|((cluster, spec), health)| {
+    let shared = plan.health.iter().zip(&plan.admissions).zip(&plan.concurrency);
+    let clusters = plan.clusters.iter().zip(&plan.agreement.clusters).zip(shared);
+    let views = clusters.map(|((cluster, spec), ((health, admission), record))| {
         let now = trips.remove(&cluster.id).unwrap_or_default();
         ClusterView {
             name: &cluster.name,
@@ -192,6 +193,8 @@ fn cluster_views<'a>(plan: &'a Plan, past_trips: &mut PastTrips) -> Vec<ClusterV
             breakers: breakers.remove(&cluster.id).unwrap_or_default(),
             health: health_views(cluster, health),
             in_panic: health.in_panic(),
+            concurrency: spec.adaptive.map(|_| &**record),
+            admission: if cluster.admission.is_some() { admission.known() } else { &[] },
             trips: now + past_trips.of(&cluster.name),
         }
     });

@@ -225,7 +225,11 @@ fn dice(now: Nanos) -> u32 {
 
 /// What the end of an exchange says about its endpoint. Whatever was not its doing says nothing:
 /// our own limits, and clients that leave, stall or break their requests.
-fn outcome_of(ended: Result<u16, Reason>, failure_statuses: bool, had_its_time: bool) -> Outcome {
+pub fn outcome_of(
+    ended: Result<u16, Reason>,
+    failure_statuses: bool,
+    had_its_time: bool,
+) -> Outcome {
     match ended {
         Ok(status) if status >= 500 && failure_statuses => Outcome::Failure,
         Ok(_) => Outcome::Success,
@@ -378,6 +382,9 @@ impl<'a> Exchange<'a> {
                 Refusal::NeedsPermit => For::Permit(endpoint.slot),
                 _ => continue,
             };
+            if matches!(what, For::Request(_)) && self.is_shed(order, &plan, at, now) {
+                return Err(Reason::Overloaded);
+            }
             let (wait, until, late) = match self.line_up(order, what, due, now) {
                 Ok(waiting) => waiting,
                 Err(Some(reason)) => return Err(reason),
@@ -397,7 +404,11 @@ impl<'a> Exchange<'a> {
                 }
                 continue;
             }
-            match self.wait(wait, until).await? {
+            let waited = self.wait(wait, until).await?;
+            if matches!(what, For::Request(_)) {
+                self.has_pended(&waited, &plan, at, now);
+            }
+            match waited {
                 Waited::News(News::Admitted(ticket)) => {
                     return Ok((endpoint, Place::new(agreement, ticket, plan.cluster(at))));
                 }
@@ -406,6 +417,24 @@ impl<'a> Exchange<'a> {
             }
         }
         Err(Reason::BreakerOpen)
+    }
+
+    /// Whether those who wait for a place have waited for so long that nobody should join them. A
+    /// probe is what others wait for.
+    fn is_shed(&self, order: &Order, plan: &ShardPlan, cluster: usize, now: Nanos) -> bool {
+        !order.is_exempt
+            && !order.is_probe()
+            && plan.pending_is_full(cluster, &self.shard.agreement.reconciler(), now)
+    }
+
+    /// A request has waited for a place, with or without success.
+    fn has_pended(&self, waited: &Waited<'_>, plan: &ShardPlan, cluster: usize, since: Nanos) {
+        if matches!(waited, Waited::News(News::Elsewhere)) {
+            return; // It chooses again, which says nothing about the queue.
+        }
+        let now = Nanos::now();
+        let begins = plan.has_pended(cluster, now.since(since), now);
+        self.shard.counters.overloads.add(begins.into());
     }
 
     /// Joins those that wait: until when, and what it is if nothing has come by then (`None`: that
@@ -506,13 +535,18 @@ impl<'a> Exchange<'a> {
                 // An idle one to another endpoint of the cluster gives way.
                 continue;
             }
+            if self.is_shed(order, &order.plan, cluster, now) {
+                return Err(Reason::Overloaded);
+            }
             let what = For::Connection(endpoint.slot);
             let (wait, until, late) = match self.line_up(order, what, due, now) {
                 Ok(waiting) => waiting,
                 // `None`: it has left the plan.
                 Err(reason) => return Err(reason.unwrap_or(Reason::NoEndpoint)),
             };
-            match self.wait(wait, until).await? {
+            let waited = self.wait(wait, until).await?;
+            self.has_pended(&waited, &order.plan, cluster, now);
+            match waited {
                 Waited::News(News::Connect(_)) => return Ok(Opening::Lease(endpoint.leased())),
                 Waited::News(_) => may_take = takes,
                 Waited::Late(_) => return Err(late.unwrap_or_else(|| self.late(order))),

@@ -104,6 +104,29 @@ impl BreakerRecord {
     }
 }
 
+/// A limit on requests that follows what is measured, as its home has decided it last.
+#[derive(Debug, Default)]
+pub struct ConcurrencyRecord {
+    /// What may be in flight.
+    pub limit: Counter,
+    /// The shortest round-trip time, in nanoseconds; 0 until one was measured.
+    pub min_rtt_ns: Counter,
+    /// Thousandths by which it was changed last, before its headroom.
+    pub gradient_milli: Counter,
+    /// 1 while the shortest time is measured.
+    pub measuring: Counter,
+}
+
+impl ConcurrencyRecord {
+    /// It was reckoned anew. Only the home may call this.
+    pub fn publish(&self, limit: u64, min_rtt_ns: u64, gradient_milli: u64, is_measuring: bool) {
+        self.limit.set(limit);
+        self.min_rtt_ns.set(min_rtt_ns);
+        self.gradient_milli.set(gradient_milli);
+        self.measuring.set(is_measuring.into());
+    }
+}
+
 /// Whether requests, by their failures, have opened it: neither an operator did, nor a probe that
 /// failed, which only keeps it open.
 pub fn is_trip(before: BreakerState, after: BreakerState) -> bool {

@@ -11,9 +11,10 @@
 use std::fmt::{Display, Write};
 use std::net::SocketAddr;
 
-use super::breakers::BreakerState;
+use super::breakers::{BreakerState, ConcurrencyRecord};
 use super::process::ProcessStats;
 use super::{CODE_CLASSES, Counter, Gauge, ShardCounters, Snapshot};
+use crate::admission::Totals;
 use crate::health::Health;
 use crate::reason::Reason;
 use crate::reconcile::{AGE_BUCKETS, Ages, ClusterLimits};
@@ -51,6 +52,10 @@ pub struct ClusterView<'a> {
     pub health: Vec<HealthView>,
     /// Too few are up.
     pub in_panic: bool,
+    /// Of each shard, where there is admission control.
+    pub admission: &'a [Totals],
+    /// Where its limit on requests follows what is measured.
+    pub concurrency: Option<&'a ConcurrencyRecord>,
 }
 
 /// What checks have found of an endpoint.
@@ -165,6 +170,20 @@ impl Page {
         let _ = writeln!(self.text, " {value}");
     }
 
+    /// A histogram without labels.
+    fn durations(&mut self, name: &str, help: &str, durations: &Snapshot) {
+        self.family(name, Kind::Histogram, help);
+        let bucket = format!("{name}_bucket");
+        for (bound_ns, below) in durations.cumulative() {
+            let bound = bound_ns as f64 / 1e9;
+            self.sample(&bucket, &[("le", &bound)], below);
+        }
+        let count = durations.count();
+        self.sample(&bucket, &[("le", &"+Inf")], count);
+        self.sample(&format!("{name}_sum"), &[], durations.sum_seconds());
+        self.sample(&format!("{name}_count"), &[], count);
+    }
+
     /// A metric of one sample without labels.
     fn single(&mut self, name: &str, kind: Kind, help: &str, value: impl Display) {
         self.family(name, kind, help);
@@ -277,6 +296,11 @@ const COUNTERS: &[CounterRow] = &[
         |c| &c.view_age_violations,
     ),
     (
+        "outrigger_overloads_total",
+        "How often requests began to queue for too long, in the loop or for a place.",
+        |c| &c.overloads,
+    ),
+    (
         "outrigger_breaker_transitions_total",
         "Transitions of the breakers that the shard decides.",
         |c| &c.breaker_transitions,
@@ -386,19 +410,15 @@ fn totals(page: &mut Page, shards: &[ShardView<'_>]) {
     }
 
     let mut durations = Snapshot::default();
+    let mut queueing = Snapshot::default();
     for shard in shards {
         durations.merge(&shard.counters.request_duration);
+        queueing.merge(&shard.counters.queue_delay);
     }
     let name = "outrigger_request_duration_seconds";
-    page.family(name, Kind::Histogram, "From a request's first byte to its answer's last.");
-    for (bound_ns, below) in durations.cumulative() {
-        let bound = bound_ns as f64 / 1e9;
-        page.sample("outrigger_request_duration_seconds_bucket", &[("le", &bound)], below);
-    }
-    let count = durations.count();
-    page.sample("outrigger_request_duration_seconds_bucket", &[("le", &"+Inf")], count);
-    page.sample("outrigger_request_duration_seconds_sum", &[], durations.sum_seconds());
-    page.sample("outrigger_request_duration_seconds_count", &[], count);
+    page.durations(name, "From a request's first byte to its answer's last.", &durations);
+    let name = "outrigger_queue_delay_seconds";
+    page.durations(name, "How long requests waited in the loop, with a queue_target.", &queueing);
 }
 
 fn of_clusters(page: &mut Page, clusters: &[ClusterView<'_>]) {
@@ -428,6 +448,8 @@ fn of_clusters(page: &mut Page, clusters: &[ClusterView<'_>]) {
         }
     }
     of_health(page, clusters);
+    of_admission(page, clusters);
+    of_concurrency(page, clusters);
     let name = "outrigger_breaker_trips_total";
     page.family(name, Kind::Counter, "How often failures have opened a breaker.");
     for ClusterView { name: cluster, trips, .. } in clusters {
@@ -444,6 +466,68 @@ fn of_clusters(page: &mut Page, clusters: &[ClusterView<'_>]) {
         ];
         for (kind, limit) in told {
             page.sample(name, &[("cluster", cluster), ("kind", &kind)], limit);
+        }
+    }
+}
+
+fn of_admission(page: &mut Page, clusters: &[ClusterView<'_>]) {
+    let controlled = || clusters.iter().filter(|cluster| !cluster.admission.is_empty());
+    let name = "outrigger_admission_requests_total";
+    page.family(name, Kind::Counter, "Requests that admission control counts, by their end.");
+    for ClusterView { name: cluster, admission, .. } in controlled() {
+        let sum = |count: fn(&Totals) -> u64| admission.iter().map(count).sum::<u64>();
+        let successes = sum(|it| it.successes.get());
+        let failures = sum(|it| it.requests.get()).saturating_sub(successes);
+        for (result, count) in [("success", successes), ("failure", failures)] {
+            page.sample(name, &[("cluster", cluster), ("result", &result)], count);
+        }
+    }
+    let name = "outrigger_admission_rejections_total";
+    page.family(name, Kind::Counter, "Requests that admission control has chosen to refuse.");
+    for ClusterView { name: cluster, admission, .. } in controlled() {
+        let sum: u64 = admission.iter().map(|it| it.rejections.get()).sum();
+        page.sample(name, &[("cluster", cluster)], sum);
+    }
+    let name = "outrigger_admission_rejection_probability";
+    page.family(name, Kind::Gauge, "The chance to be refused, as each shard last reckoned it.");
+    for ClusterView { name: cluster, admission, .. } in controlled() {
+        for (shard, totals) in admission.iter().enumerate() {
+            let chance = totals.chance_millionths.get() as f64 / 1e6;
+            page.sample(name, &[("cluster", cluster), ("shard", &shard)], chance);
+        }
+    }
+}
+
+fn of_concurrency(page: &mut Page, clusters: &[ClusterView<'_>]) {
+    type Row = (&'static str, &'static str, fn(&ConcurrencyRecord) -> f64);
+    let rows: [Row; 4] = [
+        (
+            "outrigger_concurrency_limit",
+            "What may be in flight, where that follows what is measured.",
+            |it| it.limit.get() as f64,
+        ),
+        (
+            "outrigger_concurrency_min_rtt_seconds",
+            "The shortest round-trip time, as last measured; 0 before.",
+            |it| it.min_rtt_ns.get() as f64 / 1e9,
+        ),
+        (
+            "outrigger_concurrency_gradient",
+            "By what the limit was last multiplied, before its headroom.",
+            |it| it.gradient_milli.get() as f64 / 1e3,
+        ),
+        (
+            "outrigger_concurrency_measuring",
+            "1 while the shortest round-trip time is measured.",
+            |it| it.measuring.get() as f64,
+        ),
+    ];
+    for (name, help, value) in rows {
+        page.family(name, Kind::Gauge, help);
+        for ClusterView { name: cluster, concurrency, .. } in clusters {
+            if let Some(record) = concurrency {
+                page.sample(name, &[("cluster", cluster)], value(record));
+            }
         }
     }
 }
@@ -637,6 +721,8 @@ mod tests {
                 trips: 3,
                 health,
                 in_panic: true,
+                admission: &[],
+                concurrency: None,
             },
             ClusterView {
                 name: "empty",
@@ -645,6 +731,8 @@ mod tests {
                 trips: 0,
                 health: Vec::new(),
                 in_panic: false,
+                admission: &[],
+                concurrency: None,
             },
         ];
         render(&shards, &clusters, &control, &ProcessStats::read())
@@ -753,6 +841,8 @@ mod tests {
                 trips: 0,
                 health: Vec::new(),
                 in_panic: false,
+                admission: &[],
+                concurrency: None,
             };
             let page = render(&[], &[cluster], &ControlView::default(), &ProcessStats::read());
             let series = parse(&page);

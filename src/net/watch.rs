@@ -78,6 +78,8 @@ struct Place {
 pub(super) struct Readiness {
     known: Cell<u8>,
     awaited: Cell<u8>,
+    /// When it was last seen to become readable.
+    readable_since: Cell<Nanos>,
     waker: Cell<Option<Waker>>,
 }
 
@@ -92,7 +94,11 @@ impl Registration {
     /// Watches a descriptor for the shard of this thread. `known` is taken for granted at first.
     pub fn new(descriptor: BorrowedFd<'_>, known: u8) -> io::Result<Registration> {
         let watch = CURRENT.with_borrow(Clone::clone).expect("sockets belong to a shard");
-        let readiness = Rc::new(Readiness { known: Cell::new(known), ..Readiness::default() });
+        let readiness = Rc::new(Readiness {
+            known: Cell::new(known),
+            readable_since: Cell::new(watch.taken.get()),
+            ..Readiness::default()
+        });
         let generation = watch.generation.get().wrapping_add(1);
         watch.generation.set(generation);
         let place = Place { generation, readiness: readiness.clone() };
@@ -136,12 +142,20 @@ impl Readiness {
         self.known.set(self.known.get() | what);
     }
 
+    /// When it was last seen to become readable, or was registered.
+    pub fn readable_since(&self) -> Nanos {
+        self.readable_since.get()
+    }
+
     /// Waits until one of these is known.
     pub fn wait(&self, any_of: u8) -> Ready<'_> {
         Ready { readiness: self, any_of }
     }
 
-    fn tell(&self, news: u8) {
+    fn tell(&self, news: u8, now: Nanos) {
+        if news & !self.known.get() & READABLE != 0 {
+            self.readable_since.set(now);
+        }
         self.known.set(self.known.get() | news);
         if self.awaited.get() & news != 0 {
             self.awaited.set(0);
@@ -275,7 +289,7 @@ impl Watch {
             if let Some(place) = places.get((token & u64::from(u32::MAX)) as usize)
                 && u64::from(place.generation) == token >> 32
             {
-                place.readiness.tell(news(event.flags));
+                place.readiness.tell(news(event.flags), now);
             }
         }
         self.events.set(events);

@@ -4,11 +4,13 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::budget::Mint;
+use super::gradient::Change;
 use super::lender::Lender;
 use super::message::{Body, Limit};
 use super::mutation::{self, Mutation};
 use super::{
-    ClusterId, ClusterSpec, EndpointId, Event, Kind, Lent, Out, RetryBudget, Role, ShardId,
+    ClusterId, ClusterSpec, EndpointId, Event, Gradient, Kind, Lent, Measured, Out, RetryBudget,
+    Role, ShardId,
 };
 use crate::breaker::{Breaker, Epoch, Override, Report, Settings, Settlement};
 use crate::rng::Rng;
@@ -47,6 +49,10 @@ pub struct Home {
     tokens: Vec<Tokens>,
     /// Shards that wait for tokens, in turn.
     token_asks: VecDeque<ShardId>,
+    /// Where the limit on requests follows what is measured.
+    gradient: Option<Gradient>,
+    /// The newest epoch of its samples.
+    sampling_epoch: u32,
     rng: Rng,
 }
 
@@ -60,10 +66,14 @@ impl Home {
             ejected_percent_max: spec.ejected_percent_max,
             retry_budget: spec.retry_budget,
             entries: BTreeMap::new(),
-            lenders: Kind::ALL.map(|kind| Lender::new(spec.limits.of(kind), shards)),
+            lenders: Kind::ALL.map(|kind| Lender::new(spec.first_limit(kind), shards)),
             mint: Mint::default(),
             tokens: vec![Tokens::default(); shards.into()],
             token_asks: VecDeque::new(),
+            gradient: spec
+                .adaptive
+                .map(|adaptive| Gradient::new(adaptive, spec.limits.requests_max, shards)),
+            sampling_epoch: 0,
             rng: Rng::new(spec.id.0.into()),
         }
     }
@@ -104,9 +114,12 @@ impl Home {
             self.entries.remove(&id);
             self.lenders.iter_mut().for_each(|lender| lender.remove(id));
         }
+        self.adapt(spec, now);
+        out.due_at(self.gradient.as_ref().map_or(Nanos::NEVER, Gradient::due));
         for kind in Kind::ALL {
             let lender = &mut self.lenders[kind as usize];
-            lender.set_limit(None, spec.limits.of(kind));
+            let adaptive = self.gradient.as_ref().filter(|_| kind == Kind::Requests);
+            lender.set_limit(None, adaptive.map_or(spec.limits.of(kind), Gradient::limit));
             for endpoint in &spec.endpoints {
                 lender.set_limit(Some(endpoint.id), endpoint.limits.of(kind));
             }
@@ -117,6 +130,7 @@ impl Home {
         for kind in Kind::ALL {
             self.balance(kind, now, out);
         }
+        self.tell_concurrency(out);
         self.retry_refused(now, out);
         // More probes may be allowed than before.
         let ids: Vec<EndpointId> = self.entries.keys().copied().collect();
@@ -124,6 +138,68 @@ impl Home {
             self.grant(id, now, out);
         }
         self.lend_tokens(now, out);
+    }
+
+    /// The limit on requests follows what is measured from now on, or no longer.
+    fn adapt(&mut self, spec: &ClusterSpec, now: Nanos) {
+        let max = spec.limits.requests_max;
+        match (&mut self.gradient, spec.adaptive) {
+            (Some(gradient), Some(adaptive)) => gradient.configure(adaptive, max),
+            (gradient @ None, Some(adaptive)) => {
+                let (shards, epoch) = (self.shards, self.sampling_epoch);
+                *gradient = Some(Gradient::taking_over(adaptive, max, shards, epoch, now));
+            }
+            (gradient, None) => *gradient = None,
+        }
+    }
+
+    /// A shard has measured how long answers take.
+    pub(super) fn samples(
+        &mut self,
+        from: ShardId,
+        measured: &Measured,
+        now: Nanos,
+        out: &mut Out,
+    ) {
+        let Some(gradient) = &mut self.gradient else { return };
+        let change = gradient.report(from, measured, now, &mut self.rng);
+        self.adapted(change, now, out);
+    }
+
+    /// Carries out what was decided about the limit on requests.
+    fn adapted(&mut self, change: Change, now: Nanos, out: &mut Out) {
+        let Some(gradient) = &self.gradient else { return };
+        out.due_at(gradient.due());
+        if change.epoch {
+            let (epoch, _) = gradient.counted();
+            self.sampling_epoch = epoch;
+            let cluster = self.id;
+            for shard in (0..self.shards).map(ShardId) {
+                if !mutation::is_on(Mutation::MeasuringKeptSecret) {
+                    out.order(shard, Body::Sampling { cluster, epoch }, true);
+                }
+            }
+        }
+        if change.limit {
+            let limit = gradient.limit();
+            self.lenders[Kind::Requests as usize].set_limit(None, limit);
+            if !mutation::is_on(Mutation::LoweredWithoutRecall) {
+                self.balance(Kind::Requests, now, out);
+            }
+            self.tell_concurrency(out);
+        }
+    }
+
+    fn tell_concurrency(&self, out: &mut Out) {
+        if let Some(gradient) = &self.gradient {
+            out.event(Event::Concurrency {
+                cluster: self.id,
+                limit: gradient.limit(),
+                min_rtt_ns: gradient.min_rtt().as_nanos() as u64,
+                gradient_milli: gradient.gradient_milli(),
+                is_measuring: gradient.is_measuring(),
+            });
+        }
     }
 
     /// What a shard has seen of an endpoint. `false`: the endpoint is not known.
@@ -279,6 +355,10 @@ impl Home {
         }
         self.retry_refused(now, out);
         self.lend_tokens(now, out);
+        let lent = self.lent(Kind::Requests, None).map_or(0, |lent| lent.lent);
+        if let Some(change) = self.gradient.as_mut().map(|gradient| gradient.tick(lent, now)) {
+            self.adapted(change, now, out);
+        }
     }
 
     /// When [`Home::tick`] has something to do.
@@ -288,7 +368,8 @@ impl Home {
             true => Nanos::NEVER,
             false => self.mint.due(&self.retry_budget),
         };
-        breakers.unwrap_or(Nanos::NEVER).min(tokens)
+        let gradient = self.gradient.as_ref().map_or(Nanos::NEVER, Gradient::due);
+        breakers.unwrap_or(Nanos::NEVER).min(tokens).min(gradient)
     }
 
     /// Tells every shard where a breaker stands.
@@ -380,6 +461,11 @@ impl Home {
             };
             out.order(shard, body, true);
         }
+    }
+
+    /// What decides the limit on requests, where it follows what is measured.
+    pub fn gradient(&self) -> Option<&Gradient> {
+        self.gradient.as_ref()
     }
 
     /// A breaker, for metrics and the simulator.

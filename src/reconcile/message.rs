@@ -7,15 +7,17 @@
 //!   | -- Debit: returned, wanted ------------> |  books, lends, recalls
 //!   | -- Ask / Settled: permits -------------> |  grants one, or the next
 //!   | -- TokensWanted: retries --------------> |
+//!   | -- Samples: round-trip times ----------> |  reckons a limit that follows them
 //!   | <- Breaker: epoch, phase --------------- |
 //!   | <- Refused: no trip for that run ------- |
 //!   | <- Credit: granted, recalled ----------- |
 //!   | <- Permit ------------------------------ |
 //!   | <- Tokens: retries granted ------------- |
+//!   | <- Sampling: samples from now on ------- |
 //!   | <- Ack, NotYet, Gone: to each of the above, either way
 //! ```
 
-use super::{ClusterId, EndpointId, Kind};
+use super::{ClusterId, EndpointId, Kind, Measured};
 use crate::breaker::{Epoch, Permit, Phase, Report, Settlement};
 use crate::time::Nanos;
 
@@ -93,6 +95,13 @@ pub enum Body {
         /// The granted total that the sender asks for.
         wanted: u64,
     },
+    /// To the home: how long answers took.
+    Samples {
+        /// Of which cluster.
+        cluster: ClusterId,
+        /// Since the sender's last report.
+        measured: Measured,
+    },
     /// From the home: credits. Credits of an endpoint and of its cluster come together.
     Credit {
         /// Which limit.
@@ -140,6 +149,13 @@ pub enum Body {
         /// All that were ever granted.
         granted: u64,
     },
+    /// From the home: only samples of requests that are asked from now on count.
+    Sampling {
+        /// Of which cluster.
+        cluster: ClusterId,
+        /// The newest wins.
+        epoch: u32,
+    },
     /// The message with this stamp has arrived.
     Ack,
     /// The message with this stamp is about somebody whom the sender does not know yet: later.
@@ -161,6 +177,8 @@ pub(super) enum Subject {
     Refused(EndpointId),
     Permit(EndpointId),
     Tokens(ClusterId),
+    Samples(ClusterId),
+    Sampling(ClusterId),
 }
 
 /// Whom a subject is about.
@@ -183,7 +201,10 @@ impl Subject {
                 Some(endpoint) => About::Endpoint(endpoint),
                 None => About::Cluster(limit.cluster),
             },
-            Subject::TokensWanted(cluster) | Subject::Tokens(cluster) => About::Cluster(cluster),
+            Subject::TokensWanted(cluster)
+            | Subject::Tokens(cluster)
+            | Subject::Samples(cluster)
+            | Subject::Sampling(cluster) => About::Cluster(cluster),
         }
     }
 }
@@ -202,6 +223,8 @@ impl Body {
             Body::Refused { endpoint, .. } => Subject::Refused(endpoint),
             Body::Permit { endpoint, .. } => Subject::Permit(endpoint),
             Body::Tokens { cluster, .. } => Subject::Tokens(cluster),
+            Body::Samples { cluster, .. } => Subject::Samples(cluster),
+            Body::Sampling { cluster, .. } => Subject::Sampling(cluster),
             Body::Ack | Body::NotYet | Body::Gone => return None,
         })
     }

@@ -54,11 +54,14 @@
 //! - Never more endpoints out than `max_ejected` allows.
 //! - Never a retry that neither first attempts nor the home have paid for, or that was paid for longer
 //!   ago than the budget keeps what it has.
+//! - No round-trip time counts twice, and none of what was asked before the home began to measure.
 //! - Whatever messages did, 20 flush intervals after they flow again all shards agree.
 
 mod age;
 
 mod budget;
+
+mod gradient;
 
 mod handover;
 
@@ -96,6 +99,7 @@ use std::time::Duration;
 
 pub use age::{AGE_BUCKETS, Ages};
 pub use budget::Deposits;
+pub use gradient::{Adaptive, Gradient, Measured};
 pub use handover::handover;
 pub use home::Home;
 pub use id::{ClusterId, EndpointId, ShardId, home_of};
@@ -167,6 +171,19 @@ pub enum Event {
     TripRefused {
         /// Whose.
         endpoint: EndpointId,
+    },
+    /// At the home: a limit that follows what is measured has been reckoned anew. For metrics.
+    Concurrency {
+        /// Whose.
+        cluster: ClusterId,
+        /// What may be in flight.
+        limit: u64,
+        /// The shortest round-trip time, in nanoseconds.
+        min_rtt_ns: u64,
+        /// Thousandths by which the limit was changed last, before its headroom.
+        gradient_milli: u64,
+        /// The shortest time is being measured, or about to be.
+        is_measuring: bool,
     },
     /// At the home: every shard has applied an override.
     OverrideApplied {

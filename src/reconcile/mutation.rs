@@ -52,6 +52,14 @@ pub(crate) enum Mutation {
     TokensLost,
     /// A home saves up tokens for ever.
     TokensHoarded,
+    /// A report that comes twice counts twice.
+    SamplesCountedTwice,
+    /// What was asked before the home began to measure counts as well.
+    OldSamplesCount,
+    /// Shards are not told that the home begins to measure.
+    MeasuringKeptSecret,
+    /// A limit that was reckoned anew is lowered without a recall.
+    LoweredWithoutRecall,
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{ClusterId, EndpointId, ShardId};
+use super::{Adaptive, ClusterId, EndpointId, ShardId};
 use crate::breaker;
 
 /// No limit. Still counted, so that a limit may be set later: a shard then holds so many credits
@@ -147,6 +147,9 @@ pub struct ClusterSpec {
     pub ejected_percent_max: u32,
     /// For its retries.
     pub retry_budget: RetryBudget,
+    /// How its limit on requests follows what is measured, up to `limits.requests_max`; `None`: that
+    /// is the limit.
+    pub adaptive: Option<Adaptive>,
     /// Its endpoints and the breakers of routes to it.
     pub endpoints: Vec<EndpointSpec>,
 }
@@ -160,7 +163,17 @@ impl ClusterSpec {
             breaker: breaker::Settings::default(),
             ejected_percent_max: 50,
             retry_budget: RetryBudget::default(),
+            adaptive: None,
             endpoints: Vec::new(),
+        }
+    }
+
+    /// A limit, as a new cluster begins: both sides know that without a message.
+    pub(super) fn first_limit(&self, kind: Kind) -> u64 {
+        let limit = self.limits.of(kind);
+        match (kind, self.adaptive) {
+            (Kind::Requests, Some(adaptive)) => adaptive.concurrency_min.min(limit),
+            _ => limit,
         }
     }
 }

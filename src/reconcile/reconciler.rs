@@ -535,6 +535,16 @@ impl Reconciler {
         self.replica.cluster_waiting(kind, cluster)
     }
 
+    /// The epoch in which this shard measures round-trip times of a cluster.
+    pub fn sampling_epoch(&self, cluster: ClusterSlot) -> u32 {
+        self.replica.sampling_epoch(cluster)
+    }
+
+    /// How many wait here for a place or a permit in a cluster.
+    pub fn pending(&self, cluster: ClusterSlot) -> u64 {
+        self.replica.pending(cluster)
+    }
+
     /// What this shard has of a cluster's retry budget.
     pub fn deposits(&self, cluster: ClusterSlot) -> Option<&Deposits> {
         self.replica.deposits(cluster)
@@ -605,6 +615,14 @@ impl Reconciler {
                 }
                 None => false,
             },
+            Body::Samples { cluster, measured } => match homes.get_mut(&cluster) {
+                Some(home) => {
+                    home.samples(from, &measured, now, out);
+                    true
+                }
+                None => false,
+            },
+            Body::Sampling { cluster, epoch } => replica.sampling(cluster, epoch, now),
             Body::Credit { limit, granted, recalled, cluster_granted, decided } => {
                 let known = replica.credit(limit, granted, recalled, cluster_granted, now, out);
                 news = known.filter(|news| *news).map(|_| decided);

@@ -13,6 +13,7 @@ use std::num::NonZeroU64;
 use std::time::Duration;
 
 use super::budget::Deposits;
+use super::gradient::{Progress, Samples};
 use super::message::{Body, Limit};
 use super::mutation::{self, Mutation};
 use super::plan::{UNLIMITED, first_share, pending_share};
@@ -141,6 +142,9 @@ struct Cluster {
     purses: [ClusterPurse; 3],
     deposits: Deposits,
     tokens_wanted: u64,
+    /// How long answers took, where the limit on requests follows that.
+    samples: Option<Box<Samples>>,
+    progress: Progress,
     pending: u64,
     pending_max: u64,
     is_retired: bool,
@@ -406,6 +410,13 @@ impl Replica {
         let slot = ticket.endpoint;
         let (endpoint, cluster) = pair!(self, slot);
         let urgent = endpoint.view.record(&cluster.settings, ticket.pass, outcome, latency, now);
+        if let Some(samples) = &mut cluster.samples
+            && outcome == Outcome::Success
+        {
+            let in_flight = cluster.purses[Kind::Requests as usize].purse.in_use();
+            samples.record(&cluster.progress, latency, in_flight, now);
+            out.due_at(samples.due().max(now));
+        }
         if urgent {
             self.tell(slot, ticket.pass, out);
         } else if outcome == Outcome::Success {
@@ -1156,6 +1167,24 @@ impl Replica {
             }
         }
         self.ask_again(out);
+        for cluster in self.clusters.iter_mut().flatten() {
+            let Cluster { samples, progress, .. } = cluster;
+            let measured = samples.as_mut().and_then(|it| it.report(progress, now));
+            if let Some(measured) = measured.filter(|_| !cluster.is_retired) {
+                out.order(cluster.home, Body::Samples { cluster: cluster.id, measured }, true);
+            }
+        }
+    }
+
+    /// The home counts only what is asked from now on. `false`: the cluster is not known.
+    pub fn sampling(&mut self, id: ClusterId, epoch: u32, now: Nanos) -> bool {
+        let Some(at) = self.cluster_slots.get(&id).copied() else { return false };
+        if let Some(cluster) = &mut self.clusters[at.0 as usize]
+            && cluster.progress.begin(epoch, now)
+        {
+            cluster.samples.iter_mut().for_each(|samples| samples.forget());
+        }
+        true
     }
 
     /// Who still waits for a permit asks for the next one.
@@ -1172,7 +1201,8 @@ impl Replica {
 
     pub fn due(&self) -> Nanos {
         let dues = self.endpoints.iter().flatten().map(|endpoint| endpoint.view.due());
-        dues.min().unwrap_or(Nanos::NEVER)
+        let samples = self.clusters.iter().flatten().filter_map(|it| it.samples.as_ref());
+        dues.chain(samples.map(|it| it.due())).min().unwrap_or(Nanos::NEVER)
     }
 
     /// Returns what has been idle since the last call.
@@ -1224,8 +1254,16 @@ impl Replica {
         Some(&cluster.purses[kind as usize].purse)
     }
 
+    pub fn pending(&self, at: ClusterSlot) -> u64 {
+        self.clusters.get(at.0 as usize).and_then(Option::as_ref).map_or(0, |it| it.pending)
+    }
+
     pub fn deposits(&self, at: ClusterSlot) -> Option<&Deposits> {
         Some(&self.clusters.get(at.0 as usize)?.as_ref()?.deposits)
+    }
+
+    pub fn sampling_epoch(&self, at: ClusterSlot) -> u32 {
+        self.clusters[at.0 as usize].as_ref().map_or(0, |cluster| cluster.progress.epoch())
     }
 
     /// How many wait for a credit of the endpoint and its cluster together.
@@ -1244,7 +1282,7 @@ impl Replica {
 impl Cluster {
     fn new(spec: &ClusterSpec, shard: ShardId, shards: u16) -> Cluster {
         let purse = |kind: Kind| ClusterPurse {
-            purse: Purse::new(first_share(spec.limits.of(kind), shards)),
+            purse: Purse::new(first_share(spec.first_limit(kind), shards)),
             queue: Queue::default(),
             granted: 0,
             wanted: 0,
@@ -1257,6 +1295,8 @@ impl Cluster {
             purses: Kind::ALL.map(purse),
             deposits: Deposits::default(),
             tokens_wanted: 0,
+            samples: spec.adaptive.map(|adaptive| Box::new(Samples::new(adaptive))),
+            progress: Progress::default(),
             pending: 0,
             pending_max: pending_share(spec.limits.pending_max, shard, shards),
             is_retired: false,
@@ -1266,6 +1306,10 @@ impl Cluster {
     fn configure(&mut self, spec: &ClusterSpec, shard: ShardId, shards: u16) {
         self.settings = spec.breaker;
         self.retry_budget = spec.retry_budget;
+        match (&mut self.samples, spec.adaptive) {
+            (Some(samples), Some(adaptive)) => samples.configure(adaptive),
+            (samples, adaptive) => *samples = adaptive.map(|it| Box::new(Samples::new(it))),
+        }
         self.pending_max = pending_share(spec.limits.pending_max, shard, shards);
     }
 

@@ -140,6 +140,11 @@ impl Agreement {
         }
     }
 
+    /// This shard's number.
+    pub fn id(&self) -> usize {
+        self.id.0.into()
+    }
+
     /// How many shards there are.
     pub fn shards(&self) -> usize {
         self.peers.len()
@@ -357,6 +362,11 @@ impl Agreement {
                 Event::TripRefused { endpoint } => {
                     self.breakers.trip_refused(endpoint);
                     self.counters.breaker_trips_refused.add(1);
+                }
+                Event::Concurrency { cluster, limit, min_rtt_ns, gradient_milli, is_measuring } => {
+                    self.breakers.concurrency(cluster, |record| {
+                        record.publish(limit, min_rtt_ns, gradient_milli, is_measuring);
+                    });
                 }
                 Event::OverrideApplied { endpoint, generation } => {
                     self.overrides.borrow_mut().push((endpoint, generation));

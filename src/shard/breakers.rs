@@ -6,9 +6,9 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use crate::breaker::{Epoch, Phase};
-use crate::metrics::breakers::{BreakerState, is_trip};
+use crate::metrics::breakers::{BreakerState, ConcurrencyRecord, is_trip};
 use crate::plan::{Breaker, Plan};
-use crate::reconcile::EndpointId;
+use crate::reconcile::{ClusterId, EndpointId};
 
 /// The plans that may have the breaker that an event names: the one that holds, and behind it one
 /// that is prepared, whose breakers may already change.
@@ -54,6 +54,18 @@ impl Breakers {
                 "breaker does not trip: max_ejected is reached"
             );
         });
+    }
+
+    /// A limit on requests that follows what is measured was reckoned anew.
+    pub fn concurrency(&self, id: ClusterId, tell: impl FnOnce(&ConcurrencyRecord)) {
+        let plans = self.0.borrow();
+        let record = plans.iter().rev().find_map(|plan| {
+            let place = plan.clusters.iter().position(|cluster| cluster.id == id)?;
+            plan.concurrency.get(place)
+        });
+        if let Some(record) = record {
+            tell(record);
+        }
     }
 
     /// One that no plan has is not told of: it has left with the last one.

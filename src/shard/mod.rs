@@ -37,6 +37,7 @@ use crate::http::forwarded::RequestIds;
 use crate::mailbox::Sender;
 use crate::metrics::ShardCounters;
 use crate::net::{self, Socket, Timer};
+use crate::overload::LoopQueue;
 use crate::plan::{AccessLog, Listener, Plan};
 use crate::reason::Reason;
 use crate::rng::Rng;
@@ -72,6 +73,8 @@ pub struct Shard {
     pub rng: RefCell<Rng>,
     /// Idle client connections that gave up their task.
     pub parking: Parking,
+    /// How long requests wait in its loop.
+    pub queue: Cell<LoopQueue>,
     /// Its part in the agreement between the shards.
     pub agreement: Rc<Agreement>,
     /// Its request ids.
@@ -117,6 +120,7 @@ impl Shard {
             date: Date::default(),
             rng: RefCell::new(Rng::new(seed())),
             parking: Parking::new()?,
+            queue: Cell::default(),
             agreement: Rc::new(agreement),
             request_ids: RefCell::new(RequestIds::new(seed())),
             access_log: RefCell::new(access_log),

@@ -3,10 +3,14 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use crate::admission::{self, Record, Window};
 use crate::balance::{Balancer, Loads};
+use crate::breaker::Outcome;
 use crate::health::ClusterHealth;
 use crate::metrics::ShardCounters;
+use crate::overload::Codel;
 use crate::plan::{Cluster, Plan};
 use crate::reconcile::{ClusterId, ClusterSlot, EndpointSlot, Kind, Reconciler};
 use crate::rng::Rng;
@@ -35,6 +39,19 @@ pub struct ShardCluster {
     health: Arc<ClusterHealth>,
     /// Retries do not wait for leave before: there was none lately.
     retries_asked_after: Cell<Nanos>,
+    /// Of those that wait for a place.
+    pending: Cell<Codel>,
+    /// Where the cluster has admission control.
+    admission: Option<Box<Admission>>,
+}
+
+/// Admission control of one cluster, as one shard sees it.
+struct Admission {
+    settings: admission::Settings,
+    record: Arc<Record>,
+    window: RefCell<Window>,
+    shard: usize,
+    shards: usize,
 }
 
 /// The choice where some endpoints are down, or do not have their whole share yet.
@@ -76,6 +93,20 @@ impl Loads for Seen<'_> {
     }
 }
 
+impl Admission {
+    fn rejects(&self, dice: u32, now: Nanos) -> bool {
+        let totals = self.record.of(self.shards);
+        self.window.borrow_mut().rejects(&self.settings, totals, self.shard, dice, now)
+    }
+
+    /// What we refuse ourselves, and what clients break off, counts neither way.
+    fn ended(&self, outcome: Outcome) {
+        let own = &self.record.of(self.shards)[self.shard];
+        own.requests.add(u64::from(outcome != Outcome::Neutral));
+        own.successes.add(u64::from(outcome == Outcome::Success));
+    }
+}
+
 impl ShardPlan {
     /// Before the first plan.
     pub fn empty() -> ShardPlan {
@@ -95,7 +126,8 @@ impl ShardPlan {
         counters: &Arc<ShardCounters>,
         rng: &mut Rng,
     ) -> ShardPlan {
-        let clusters = plan.clusters.iter().zip(&plan.health).map(|(cluster, health)| {
+        let shared = plan.health.iter().zip(&plan.admissions);
+        let clusters = plan.clusters.iter().zip(shared).map(|(cluster, (health, record))| {
             let before = old.cluster_named(&cluster.name);
             let endpoints = cluster.endpoints.iter().map(|endpoint| {
                 before
@@ -113,7 +145,25 @@ impl ShardPlan {
             let slot = agreement.cluster_slot(cluster.id);
             let balancer = RefCell::new(balancer);
             let (health, retries_asked_after) = (health.clone(), Cell::default());
-            ShardCluster { slot, endpoints, balancer, health, retries_asked_after }
+            let pending = Cell::new(before.map(|it| it.pending.get()).unwrap_or_default());
+            let admission = cluster.admission.map(|settings| {
+                let (shard, shards) = (agreement.id(), agreement.shards());
+                let known = before.and_then(|it| it.admission.as_ref());
+                let window = match known.filter(|it| it.settings.window == settings.window) {
+                    Some(known) => known.window.clone(),
+                    None => RefCell::new(Window::new(record.of(shards), Nanos::now())),
+                };
+                Box::new(Admission { settings, record: record.clone(), window, shard, shards })
+            });
+            ShardCluster {
+                slot,
+                endpoints,
+                balancer,
+                health,
+                retries_asked_after,
+                pending,
+                admission,
+            }
         });
         let clusters: Vec<ShardCluster> = clusters.collect();
         for known in old.clusters.iter().flat_map(|cluster| &cluster.endpoints) {
@@ -150,6 +200,43 @@ impl ShardPlan {
     /// From when on retries wait for leave.
     pub fn retries_asked_after(&self, cluster: usize) -> &Cell<Nanos> {
         &self.clusters[cluster].retries_asked_after
+    }
+
+    /// Whether a request to this cluster is refused, since too many fail; `dice`: 32 uniform bits.
+    #[inline]
+    pub fn rejects(&self, cluster: usize, dice: u32, now: Nanos) -> bool {
+        self.clusters[cluster].admission.as_ref().is_some_and(|it| it.rejects(dice, now))
+    }
+
+    /// A request has ended; `outcome` tells how, and gets whether a 5xx is a failure.
+    #[inline]
+    pub fn ended(&self, cluster: usize, outcome: impl FnOnce(bool) -> Outcome) {
+        if let Some(admission) = &self.clusters[cluster].admission {
+            admission.ended(outcome(self.cluster(cluster).failure_statuses));
+        }
+    }
+
+    /// Whether nobody should join those who wait for a place in this cluster: all of them have
+    /// waited for too long.
+    pub fn pending_is_full(&self, cluster: usize, own: &Reconciler, now: Nanos) -> bool {
+        let Some(target) = self.cluster(cluster).pending_target else { return false };
+        let ShardCluster { slot, pending, .. } = &self.clusters[cluster];
+        let mut queue = pending.get();
+        if own.pending(*slot) == 0 {
+            queue.observe(Duration::ZERO, target, now);
+            pending.set(queue);
+        }
+        queue.is_full()
+    }
+
+    /// Somebody has waited for a place for so long. `true`: that is too long, since now.
+    pub fn has_pended(&self, cluster: usize, waited: Duration, now: Nanos) -> bool {
+        let Some(target) = self.cluster(cluster).pending_target else { return false };
+        let pending = &self.clusters[cluster].pending;
+        let mut queue = pending.get();
+        let begins = queue.observe(waited, target, now);
+        pending.set(queue);
+        begins
     }
 
     /// An endpoint of a cluster for one request, among those that are usable; `None` where there

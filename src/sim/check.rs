@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Fault;
 use super::world::{Node, OverrideEpoch, Request};
 use crate::breaker::{Epoch, Outcome, Override, Pass, Phase, SETTLE_GRACE, Settings};
-use crate::reconcile::{ClusterId, EndpointId, Home, Kind, Purse, RetryBudget, ShardId};
+use crate::reconcile::{ClusterId, EndpointId, Gradient, Home, Kind, Purse, RetryBudget, ShardId};
 use crate::time::Nanos;
 
 /// What really happened to one breaker.
@@ -44,6 +44,15 @@ struct Book {
     in_use: Vec<u64>,
     /// What was lent at the last look.
     lent: Option<u64>,
+}
+
+/// What is true of the samples of a cluster.
+#[derive(Debug, Clone, Default)]
+struct Sampled {
+    /// In which epoch each shard measures, and since when.
+    known: Vec<(u32, Nanos)>,
+    /// Answers to requests that were asked in that epoch, on any shard.
+    answered: BTreeMap<u32, u64>,
 }
 
 /// Thousandths in a retry.
@@ -106,6 +115,7 @@ pub(super) struct Checker {
     routes: BTreeSet<EndpointId>,
     seen: BTreeMap<(usize, EndpointId), Seen>,
     books: BTreeMap<LimitName, Book>,
+    samples: BTreeMap<ClusterId, Sampled>,
     /// How many were ejected at the last look.
     ejected: BTreeMap<ClusterId, usize>,
     views: BTreeMap<(usize, EndpointId), Epoch>,
@@ -126,6 +136,7 @@ impl Checker {
             routes: BTreeSet::new(),
             seen: BTreeMap::new(),
             books: BTreeMap::new(),
+            samples: BTreeMap::new(),
             ejected: BTreeMap::new(),
             views: BTreeMap::new(),
         }
@@ -185,6 +196,16 @@ impl Checker {
         }
         seen.1 += 1;
         seen.2 += failed;
+    }
+
+    /// A request of a cluster whose limit follows that was answered after `latency`.
+    pub fn sampled(&mut self, shard: usize, cluster: ClusterId, latency: Duration, now: Nanos) {
+        let sampled = self.samples.entry(cluster).or_default();
+        sampled.known.resize(self.shards.into(), (0, Nanos(0)));
+        let (epoch, since) = sampled.known[shard];
+        if now.since(since) >= latency {
+            *sampled.answered.entry(epoch).or_default() += 1;
+        }
     }
 
     pub fn overridden(&mut self, endpoint: EndpointId, wanted: Override, generation: u64) {
@@ -369,6 +390,7 @@ impl Checker {
             for (cluster, home) in node.reconciler.homes() {
                 self.minting(cluster, home, node.clock)?;
                 self.borrowing(cluster, home, shard, &nodes[shard])?;
+                self.sampling(cluster, home, shard, &nodes[shard])?;
                 for kind in Kind::ALL {
                     self.lending((cluster, kind, None), home, shard, &nodes[shard])?;
                 }
@@ -429,6 +451,29 @@ impl Checker {
         let all = budget.deposited + budget.minted * RETRY_MILLI;
         unsafe_if(budget.spent > all, || {
             format!("retries of {cluster:?} have cost {}, of {all}", budget.spent)
+        })
+    }
+
+    /// The home counts no sample twice, and none of what was asked before it began to measure.
+    fn sampling(
+        &mut self,
+        cluster: ClusterId,
+        home: &Home,
+        shard: usize,
+        node: &Node,
+    ) -> Result<(), Fault> {
+        let sampled = self.samples.entry(cluster).or_default();
+        sampled.known.resize(self.shards.into(), (0, Nanos(0)));
+        if let Some(slot) = node.reconciler.cluster(cluster) {
+            let epoch = node.reconciler.sampling_epoch(slot);
+            if epoch > sampled.known[shard].0 {
+                sampled.known[shard] = (epoch, node.clock);
+            }
+        }
+        let Some((epoch, counted)) = home.gradient().map(Gradient::counted) else { return Ok(()) };
+        let answered = sampled.answered.get(&epoch).copied().unwrap_or_default();
+        unsafe_if(counted > answered, || {
+            format!("{counted} samples of {cluster:?} count in epoch {epoch}, of {answered}")
         })
     }
 

@@ -96,6 +96,10 @@ pub struct Tally {
     pub retries: u64,
     /// Of those, retries that waited for a credit or for what pays for them, or gave up.
     pub retries_waited: u64,
+    /// Limits that were reckoned anew by what was measured.
+    pub adapted: u64,
+    /// Of the shortest round-trip times, measurements that came to an end.
+    pub measured: u64,
     /// Messages carried, and lost.
     pub messages: u64,
     /// Messages lost.
@@ -116,6 +120,8 @@ impl Tally {
         self.overrides += other.overrides;
         self.retries += other.retries;
         self.retries_waited += other.retries_waited;
+        self.adapted += other.adapted;
+        self.measured += other.measured;
         self.messages += other.messages;
         self.lost += other.lost;
     }

@@ -29,6 +29,8 @@ fn hold(first: u64, count: u64, shards: Option<u16>) {
     assert!(tally.plans > count / 4, "{tally:?}");
     assert!(tally.overrides > count / 4, "{tally:?}");
     assert!(tally.trips_refused > 0, "{tally:?}");
+    assert!(tally.adapted > count, "{tally:?}");
+    assert!(tally.measured > count / 4, "{tally:?}");
     assert!(tally.retries > count, "{tally:?}");
     assert!(tally.retries_waited > count, "{tally:?}");
 }
@@ -120,6 +122,10 @@ mutations! {
     finds_tokens_that_are_counted_by_message: TokensCountedByMessage,
     finds_tokens_that_are_lost: TokensLost,
     finds_a_home_that_hoards_tokens: TokensHoarded,
+    finds_samples_that_count_twice: SamplesCountedTwice,
+    finds_samples_from_before_the_measurement: OldSamplesCount,
+    finds_a_measurement_that_nobody_knows_of: MeasuringKeptSecret,
+    finds_a_limit_that_falls_without_a_recall: LoweredWithoutRecall,
 }
 
 /// A failure is cut down, and what is left still fails.

@@ -1,6 +1,6 @@
 //! The world: shards, the wires between them, a clock, clients and servers, and what is true.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,9 +8,9 @@ use super::check::Checker;
 use super::{Fault, Op, Tally};
 use crate::breaker::{self, Epoch, Outcome, Override, Pass, Phase};
 use crate::reconcile::{
-    ClusterId, ClusterLimits, ClusterSpec, EndpointId, EndpointLimits, EndpointSlot, EndpointSpec,
-    Event, FLUSH_INTERVAL, Home, Kind, Message, PlanSpec, Reconciler, Refusal, RetryBudget, Role,
-    Rollout, ShardId, Step, Ticket, UNLIMITED, Waiter, home_of,
+    Adaptive, ClusterId, ClusterLimits, ClusterSpec, EndpointId, EndpointLimits, EndpointSlot,
+    EndpointSpec, Event, FLUSH_INTERVAL, Gradient, Home, Kind, Message, PlanSpec, Reconciler,
+    Refusal, RetryBudget, Role, Rollout, ShardId, Step, Ticket, UNLIMITED, Waiter, home_of,
 };
 use crate::rng::Rng;
 use crate::time::Nanos;
@@ -68,6 +68,9 @@ pub(super) struct Node {
 
 /// How long a slow request takes.
 const SLOW: Duration = Duration::from_millis(5);
+
+/// What the others take.
+const QUICK: Duration = Duration::from_millis(1);
 
 /// A request that is on its way to an endpoint, or there.
 pub(super) enum Request {
@@ -168,6 +171,7 @@ pub struct World {
     routes: [Option<EndpointId>; ROUTES],
     cluster_ids: [Option<ClusterId>; 2],
     cluster_limits: [ClusterLimits; 2],
+    adaptive: [Option<Adaptive>; 2],
     settings: breaker::Settings,
     retry_budget: RetryBudget,
     /// Half of the seeds are about breakers: nothing is limited, and new endpoints do not answer.
@@ -240,6 +244,7 @@ impl World {
             routes: [None; ROUTES],
             cluster_ids: [None; 2],
             cluster_limits: [ClusterLimits { retries_max: 3, ..ClusterLimits::default() }; 2],
+            adaptive: [None; 2],
             settings,
             retry_budget,
             is_about_breakers: fates.below(2) == 0,
@@ -264,6 +269,7 @@ impl World {
                 retries_max: world.draw_retries(),
             };
         }
+        world.adaptive = [world.draw_adaptive(), world.draw_adaptive()];
         for place in [0, 1, 2, SECOND] {
             world.fill(place);
         }
@@ -487,6 +493,10 @@ impl World {
                     return Err(Fault::Safety(what));
                 }
                 self.tally.trips_refused += 1;
+                Ok(())
+            }
+            Event::Concurrency { .. } => {
+                self.tally.adapted += 1;
                 Ok(())
             }
             Event::OverrideApplied { endpoint, generation } => {
@@ -749,7 +759,7 @@ impl World {
         };
         // Some answers take long, and a probe is settled when its answer begins.
         let goes_on = request.probes().next().is_some() && luck & 0x1_0000 != 0;
-        let latency = if (luck >> 17).is_multiple_of(4) { SLOW } else { Duration::ZERO };
+        let latency = if (luck >> 17).is_multiple_of(4) { SLOW } else { QUICK };
         match goes_on {
             true => self.settle(token, outcome, latency),
             false => self.finish(token, outcome, latency),
@@ -785,6 +795,11 @@ impl World {
         let counted_in = node.reconciler.view(ticket.endpoint).map(|view| view.epoch());
         let (pass, now) = (ticket.pass, self.now);
         node.reconciler.complete(ticket, outcome, latency, now);
+        let is_sampled =
+            node.plan.clusters.iter().any(|it| it.id == cluster && it.adaptive.is_some());
+        if is_sampled && outcome == Outcome::Success {
+            self.checker.sampled(shard, cluster, latency, now);
+        }
         let in_time = now < end;
         self.checker.finished(shard, endpoint, pass, (outcome, latency), in_time, counted_in);
         if let Some(route) = route {
@@ -1009,6 +1024,18 @@ impl World {
         [1, 2, 3, 7, UNLIMITED][self.fates.below(5) as usize]
     }
 
+    /// One limit in three follows what is measured, fast.
+    fn draw_adaptive(&mut self) -> Option<Adaptive> {
+        let adaptive = Adaptive {
+            update_every: Duration::from_millis(10),
+            min_rtt_every: Duration::from_millis(80),
+            min_rtt_requests: 1 + self.fates.below(4) as u32,
+            concurrency_min: 1 + self.fates.below(3),
+            ..Adaptive::default()
+        };
+        (self.fates.below(3) == 0).then_some(adaptive)
+    }
+
     fn make_plan(&mut self) -> Arc<PlanSpec> {
         self.generation += 1;
         let mut clusters = Vec::new();
@@ -1033,6 +1060,7 @@ impl World {
                 limits: self.cluster_limits[index],
                 breaker: self.settings,
                 retry_budget: self.retry_budget,
+                adaptive: self.adaptive[index],
                 endpoints,
                 ..ClusterSpec::new(*id)
             });
@@ -1049,7 +1077,7 @@ impl World {
         let place = (change >> 8) as usize % PLACES;
         let cluster = usize::from(place >= SECOND);
         let route = (change >> 8) as usize % ROUTES;
-        match change % 11 {
+        match change % 12 {
             0 | 1 => match self.places[place].id {
                 Some(_) => self.places[place].id = None,
                 None => self.fill(place),
@@ -1058,6 +1086,7 @@ impl World {
             3 => self.places[place].limits.requests_max = self.draw_limit(),
             4 => self.places[place].limits.connections_max = self.draw_limit(),
             5 => self.cluster_limits[cluster].requests_max = self.draw_limit(),
+            11 => self.adaptive[cluster] = self.draw_adaptive(),
             6 => self.cluster_limits[cluster].connections_max = self.draw_limit(),
             7 => match self.routes[route] {
                 Some(_) => self.routes[route] = None,
@@ -1234,7 +1263,7 @@ impl World {
             .map(|(token, _)| *token)
             .collect();
         for token in flying {
-            self.finish(token, Outcome::Success, Duration::ZERO)?;
+            self.finish(token, Outcome::Success, QUICK)?;
         }
         let open: Vec<u64> = self.connections.keys().copied().collect();
         for token in open {
@@ -1354,6 +1383,7 @@ impl World {
             self.override_some(place as u8, Override::Release)?;
         }
         self.begin_retries()?;
+        let mut measured = BTreeSet::new();
         let deadline = self.now + RECOVERY;
         let retries_deadline = self.now + self.retries_time();
         loop {
@@ -1361,6 +1391,13 @@ impl World {
             if let Some((endpoint, phase)) = open.filter(|_| self.now > deadline) {
                 return Err(Fault::Liveness(format!(
                     "{endpoint:?} answers, and is {phase:?} after {RECOVERY:?}"
+                )));
+            }
+            self.note_measured(&mut measured);
+            let unmeasured = self.unmeasured(&measured);
+            if let Some(cluster) = unmeasured.filter(|_| self.now > deadline) {
+                return Err(Fault::Liveness(format!(
+                    "{cluster:?} is still measured after {RECOVERY:?}"
                 )));
             }
             let retry = self.retries.iter().next();
@@ -1372,7 +1409,8 @@ impl World {
                     self.retries_time()
                 )));
             }
-            if open.is_none() && retry.is_none() {
+            if open.is_none() && retry.is_none() && unmeasured.is_none() {
+                self.tally.measured += measured.len() as u64;
                 return Ok(());
             }
             self.now = self.now + Duration::from_millis(4);
@@ -1393,6 +1431,27 @@ impl World {
                 self.let_all_end()?;
             }
         }
+    }
+
+    /// Homes with endpoints whose limit follows what is measured.
+    fn gradients(&self) -> impl Iterator<Item = (ClusterId, &Gradient)> {
+        let homes = self.nodes.iter().flat_map(|node| node.reconciler.homes());
+        let has_endpoints = |home: &Home| home.endpoints().any(|id| !self.checker.is_route(id));
+        homes
+            .filter_map(move |(id, home)| Some((id, home.gradient()?, has_endpoints(home))))
+            .filter(|(.., has_endpoints)| *has_endpoints)
+            .map(|(id, gradient, _)| (id, gradient))
+    }
+
+    /// Remembers for which clusters the shortest time is known.
+    fn note_measured(&self, measured: &mut BTreeSet<ClusterId>) {
+        let done = self.gradients().filter(|(_, gradient)| !gradient.is_measuring());
+        measured.extend(done.map(|(id, _)| id));
+    }
+
+    /// A cluster whose shortest time should have been measured.
+    fn unmeasured(&self, measured: &BTreeSet<ClusterId>) -> Option<ClusterId> {
+        self.gradients().map(|(id, _)| id).find(|id| !measured.contains(id))
     }
 
     /// A breaker that is not closed, and could be: of what nobody asks for, nobody knows.

@@ -35,6 +35,8 @@ mod limits;
 
 mod cluster_limits;
 
+mod overload;
+
 mod breaker;
 
 mod imbalance;

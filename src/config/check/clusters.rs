@@ -77,6 +77,9 @@ impl Checker<'_> {
                 );
             }
             self.limits(&path, cluster);
+            self.pending_target(&path, cluster);
+            self.admission_control(&path, cluster);
+            self.adaptive_concurrency(&path, cluster);
             self.breaker(&path, &cluster.breaker);
             self.retry_budget(&path, cluster);
             self.health_check(&path, cluster);
