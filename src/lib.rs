@@ -30,6 +30,8 @@ pub mod breaker;
 
 pub mod reconcile;
 
+pub mod rate;
+
 pub mod health;
 
 pub mod upstream;
