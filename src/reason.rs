@@ -78,6 +78,10 @@ pub enum Reason {
     TryTimeout,
     /// The time that the caller gave is over: 504, or cut off.
     Deadline,
+    /// A rate limit of the route has no token for the request: 429.
+    RateLimited,
+    /// The shard that decides about a token did not answer in time: 429.
+    RateLimitUnanswered,
 }
 
 /// Whose fault a [`Reason`] is; metrics and, later, breakers ask.
@@ -101,7 +105,7 @@ struct Facts {
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Reason; 36] = {
+    pub const ALL: [Reason; 38] = {
         use Reason::*;
         [
             BadHead,
@@ -140,6 +144,8 @@ impl Reason {
             PendingTimeout,
             TryTimeout,
             Deadline,
+            RateLimited,
+            RateLimitUnanswered,
         ]
     };
 
@@ -183,6 +189,8 @@ impl Reason {
             PendingTimeout => (503, "timeout-pending", "UO", Ours),
             TryTimeout => (504, "timeout-try", "UT", Upstream),
             Deadline => (504, "timeout-deadline", "UT", Client),
+            RateLimited => (429, "rate-limited", "RL", Client),
+            RateLimitUnanswered => (429, "rate-limit-unanswered", "RLSE", Ours),
         };
         Facts { status, name, flag, fault }
     }

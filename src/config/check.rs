@@ -18,6 +18,8 @@ mod limits;
 
 mod listeners;
 
+mod rates;
+
 mod retries;
 
 mod routes;
@@ -34,6 +36,7 @@ const WEIGHTS_MAX: u64 = u32::MAX as u64;
 pub(crate) struct Names {
     listeners: BTreeSet<String>,
     clusters: BTreeSet<String>,
+    rate_limits: BTreeSet<String>,
 }
 
 impl Names {
@@ -47,7 +50,11 @@ impl Names {
             };
             items.iter().filter_map(name).collect()
         };
-        Names { listeners: listed("listeners"), clusters: listed("clusters") }
+        Names {
+            listeners: listed("listeners"),
+            clusters: listed("clusters"),
+            rate_limits: listed("rate_limits"),
+        }
     }
 }
 
@@ -64,6 +71,7 @@ pub(crate) fn check(
     checker.listeners();
     checker.clusters();
     checker.routes();
+    checker.rate_limits();
     checker.shadowed();
     checker.unused();
     checker.findings

@@ -73,6 +73,9 @@ use message::Body;
 /// How long a voucher is good. Tokens of a shard that stalls are lost to the others for so long.
 pub const LIFETIME: Duration = Duration::from_secs(1);
 
+/// Limits of one route: a request carries the keys of those that it still has to pass.
+pub const ROUTE_LIMITS_MAX: usize = 4;
+
 /// A rate limit, in one incarnation: one that is removed and added again, or that tells requests
 /// apart by something else, is another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
