@@ -178,6 +178,7 @@ fn rates(limit: &RateLimit, compiled: &plan::RateLimit) -> RateLimitSpec {
             WhenFull::Evict => rate::WhenFull::Evict,
             WhenFull::Refuse => rate::WhenFull::Refuse,
         },
+        recall_wait: limit.home_timeout.0 / 2,
     }
 }
 

@@ -18,10 +18,6 @@ use crate::reconcile::ShardId;
 use crate::reconcile::mutation::{self, Mutation};
 use crate::time::Nanos;
 
-/// An ask waits for so long for what others may return: a message there and back, with loops that
-/// are late.
-pub(super) const RECALL_WAIT: Duration = Duration::from_millis(20);
-
 /// After a refusal although something is lent, nothing is recalled for so long.
 const RECALL_PAUSE: Duration = Duration::from_millis(10);
 
@@ -40,6 +36,7 @@ const EVICTIONS_TRIED: usize = 8;
 pub(super) struct Home {
     rate: Rate,
     when_full: WhenFull,
+    recall_wait: Duration,
     id: ShardId,
     shards: u16,
     table: Table<Held>,
@@ -84,6 +81,7 @@ impl Home {
         Home {
             rate: spec.rate,
             when_full: spec.when_full,
+            recall_wait: spec.recall_wait,
             id,
             shards,
             table: Table::new(spec.keys_of_shard(shards)),
@@ -107,7 +105,7 @@ impl Home {
             }
         }
         self.rate = spec.rate;
-        self.when_full = spec.when_full;
+        (self.when_full, self.recall_wait) = (spec.when_full, spec.recall_wait);
         self.table.set_capacity(spec.keys_of_shard(self.shards));
         while self.table.is_too_full() {
             let oldest = self.table.by_age().next().expect("it is too full");
@@ -178,7 +176,7 @@ impl Home {
             Some(pending) => pending.ask = ask,
             None => {
                 self.asks.push(&mut held.asks, Pending { shard: from, ask, since: now });
-                out.overdue(now + RECALL_WAIT, key);
+                out.overdue(now + self.recall_wait, key);
             }
         }
         self.serve(at, now, out);
@@ -268,7 +266,7 @@ impl Home {
             let (shard, ask, since) = (*shard, *ask, *since);
             let available = held.bucket.available(&self.rate, held.reserved(), now);
             if held.lent > 0 && now >= held.recall_after {
-                if now >= since + RECALL_WAIT {
+                if now >= since + self.recall_wait {
                     // Whoever has it does not answer.
                     self.table[at].recall_after = now + RECALL_PAUSE;
                 } else if available == 0 {

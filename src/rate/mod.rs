@@ -57,7 +57,8 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::time::Duration;
 
 pub use bucket::{Bucket, Rate};
@@ -92,6 +93,9 @@ pub struct RateLimitSpec {
     pub keys_max: u32,
     /// What happens beyond.
     pub when_full: WhenFull,
+    /// How long an ask waits for what others may return: a message there and back, with loops that
+    /// are late. The requests behind it wait longer.
+    pub recall_wait: Duration,
 }
 
 impl RateLimitSpec {
@@ -171,10 +175,10 @@ struct Out {
     own: VecDeque<Message>,
     id: Option<ShardId>,
     events: VecDeque<Event>,
-    /// Each in the order of its times: it always takes as long.
+    /// These two in the order of their times: each always takes as long.
     returns: VecDeque<(Nanos, RateLimitId, Key, u64)>,
     resends: VecDeque<(Nanos, RateLimitId, Key, u32)>,
-    overdue: VecDeque<(Nanos, RateLimitId, Key)>,
+    overdue: BinaryHeap<Reverse<(Nanos, RateLimitId, Key)>>,
     /// Those that have to tell their homes what they have spent, and when.
     dirty: Vec<(RateLimitId, Key)>,
     tell_at: Option<Nanos>,
@@ -208,7 +212,7 @@ impl Out {
     }
 
     fn overdue(&mut self, at: Nanos, key: Key) {
-        self.overdue.push_back((at, self.limit, key));
+        self.overdue.push(Reverse((at, self.limit, key)));
     }
 
     fn dirty(&mut self, key: Key, now: Nanos) {
@@ -225,7 +229,7 @@ impl Out {
         let first = [
             self.returns.front().map(|it| it.0),
             self.resends.front().map(|it| it.0),
-            self.overdue.front().map(|it| it.0),
+            self.overdue.peek().map(|it| it.0.0),
             self.tell_at,
         ];
         first.into_iter().flatten().min().unwrap_or(Nanos::NEVER)
@@ -353,7 +357,10 @@ impl RateLimiter {
         {
             self.of(limit, |limit, out| limit.holder.ask_again(key, number, now, out));
         }
-        while let Some((_, limit, key)) = self.out.overdue.pop_front_if(|(due, ..)| *due <= now) {
+        while let Some(Reverse((due, limit, key))) = self.out.overdue.peek().copied()
+            && due <= now
+        {
+            self.out.overdue.pop();
             self.of(limit, |limit, out| limit.home.overdue(key, now, out));
         }
         self.dispatch(now);

@@ -11,6 +11,7 @@ fn spec(requests: u32, burst: u32) -> RateLimitSpec {
         rate: Rate::new(requests, Duration::from_secs(1), burst),
         keys_max: 1_000,
         when_full: WhenFull::Refuse,
+        recall_wait: Duration::from_millis(20),
     }
 }
 

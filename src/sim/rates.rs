@@ -166,6 +166,7 @@ impl World {
                 rate: Rate::new(1, Duration::from_millis(interval), burst),
                 // One limit has room for too few.
                 keys_max: if id == 0 { 1 + fates.below(3) as u32 } else { 1_000 },
+                recall_wait: Duration::from_millis(20),
                 when_full: [WhenFull::Evict, WhenFull::Refuse][fates.below(2) as usize],
             }
         };

@@ -35,6 +35,8 @@ mod limits;
 
 mod cluster_limits;
 
+mod rate_limit;
+
 mod breaker;
 
 mod imbalance;
