@@ -5,6 +5,8 @@
 //! parse -> client -> normalise -> Max-Forwards -> route -> limits -> write the outgoing head
 //! ```
 
+mod rate_limits;
+
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -30,6 +32,8 @@ use crate::shard::buffers::Buffer;
 use crate::shard::plan::ShardPlan;
 use crate::time::Nanos;
 use crate::upstream::Endpoint;
+
+use rate_limits::{Checks, Refused};
 
 /// What the bytes so far are.
 pub enum Admission {
@@ -96,6 +100,10 @@ pub struct Order {
     /// It is served however much there is to do.
     pub is_exempt: bool,
     route: Option<usize>,
+    /// Rate limits that it still has to pass.
+    checks: Option<Checks>,
+    /// What a client is told that was refused by one.
+    refused: Option<Refused>,
 }
 
 /// What is done with a request.
@@ -261,6 +269,8 @@ pub fn admit(
         log: None,
         is_exempt: false,
         route: None,
+        checks: None,
+        refused: None,
         plan: plan.clone(),
     });
     if listener.access_log.is_some() {
@@ -327,6 +337,9 @@ fn decide(
             && length > order.body_bytes_max
         {
             return Err(Reason::BodyTooLarge);
+        }
+        if !route.rate_limits.is_empty() {
+            rate_limits::pass(shard, plan, route, client.address, &head.fields, order)?;
         }
         let route::Action::Forward(forward) = &route.action else {
             let https = forwarded::arrived_encrypted(&client, &head.fields);
@@ -475,8 +488,12 @@ impl Order {
         let date = shard.date.get(self.began);
         let head_only = self.method == Method::Head;
         self.own_body_bytes = if head_only { 0 } else { respond::body_bytes(reason) };
+        let (refused, plan) = (self.refused, self.plan.clone());
+        let add = |out: &mut Vec<u8>| {
+            refused.into_iter().for_each(|refused| refused.write(plan.shared(), out));
+        };
         let out = self.out.writer();
-        respond::refusal(reason, listener, persistence, head_only, &date, out);
+        respond::refusal_with(reason, listener, persistence, head_only, &date, add, out);
     }
 
     /// Makes an answer of what the route says itself.

@@ -34,6 +34,8 @@ pub mod breaker;
 
 pub mod reconcile;
 
+pub mod rate;
+
 pub mod health;
 
 pub mod upstream;

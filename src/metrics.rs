@@ -11,6 +11,8 @@ pub mod exposition;
 
 pub mod process;
 
+pub mod rates;
+
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use crate::reason::Reason;
@@ -305,6 +307,8 @@ pub struct ShardCounters {
     pub connections_handed_over: Counter,
     /// Client connections that others accepted, and that came here.
     pub connections_taken_over: Counter,
+    /// What became of requests under each rate limit.
+    pub rates: rates::RateRecords,
 }
 
 /// A counter for each [`Reason`].

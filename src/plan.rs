@@ -18,6 +18,7 @@ use crate::http::head::HeadLimits;
 use crate::http::path::PathPolicy;
 use crate::metrics::breakers::{BreakerRecord, ConcurrencyRecord};
 use crate::overload;
+use crate::rate::{RateLimitId, RateLimitSpec};
 use crate::reconcile::{ClusterId, EndpointId, PlanSpec, Role};
 use crate::route::Router;
 use crate::time::Nanos;
@@ -47,6 +48,10 @@ pub struct Plan {
     pub breakers: Vec<Breaker>,
     /// What the shards have to agree on: limits and breakers, of the same generation.
     pub agreement: Arc<PlanSpec>,
+    /// In the order of the configuration; [`crate::route::Route::rate_limits`] names places in it.
+    pub rate_limits: Vec<RateLimit>,
+    /// What the shards have to agree on of those, in the same order.
+    pub rates: Vec<RateLimitSpec>,
 }
 
 impl Plan {
@@ -177,6 +182,36 @@ pub struct ListenerTimeouts {
     pub body: Duration,
     /// What "moves" means, so that a byte a minute is no progress. Default 240.
     pub body_bytes_per_second_min: u32,
+}
+
+/// A rate limit, as requests meet it. What it allows is in [`Plan::rates`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RateLimit {
+    /// As configured, for metrics.
+    pub name: String,
+    /// Its number in [`Plan::rates`].
+    pub id: RateLimitId,
+    /// What tells requests apart.
+    pub key: Vec<RateKey>,
+    /// Bits of an IPv6 address that count.
+    pub ipv6_prefix: u8,
+    /// How long a request waits where other shards have to be asked. Default 100 ms.
+    pub home_timeout: Duration,
+    /// Nobody is refused.
+    pub dry_run: bool,
+    /// `ratelimit-limit` and `ratelimit-policy`, as lines of a head.
+    pub lines: Vec<u8>,
+}
+
+/// What tells requests apart for a rate limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RateKey {
+    /// The route's name.
+    Route,
+    /// The client's address, as the listener's trusted proxies let it be seen.
+    Client,
+    /// All fields of this name.
+    Header(String),
 }
 
 /// A set of endpoints that serve the same thing.

@@ -82,6 +82,10 @@ pub enum Reason {
     Overloaded,
     /// Too many of the cluster's requests fail, and this one was refused by chance: 503.
     AdmissionControl,
+    /// A rate limit of the route has no token for the request: 429.
+    RateLimited,
+    /// The shard that decides about a token did not answer in time: 429.
+    RateLimitUnanswered,
 }
 
 /// Whose fault a [`Reason`] is; metrics and, later, breakers ask.
@@ -105,7 +109,7 @@ struct Facts {
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Reason; 38] = {
+    pub const ALL: [Reason; 40] = {
         use Reason::*;
         [
             BadHead,
@@ -146,6 +150,8 @@ impl Reason {
             Deadline,
             Overloaded,
             AdmissionControl,
+            RateLimited,
+            RateLimitUnanswered,
         ]
     };
 
@@ -191,6 +197,8 @@ impl Reason {
             Deadline => (504, "timeout-deadline", "UT", Client),
             Overloaded => (503, "overloaded", "OM", Ours),
             AdmissionControl => (503, "admission-control", "-", Ours),
+            RateLimited => (429, "rate-limited", "RL", Client),
+            RateLimitUnanswered => (429, "rate-limit-unanswered", "RLSE", Ours),
         };
         Facts { status, name, flag, fault }
     }

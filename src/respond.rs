@@ -58,6 +58,19 @@ pub fn refusal(
     date: &[u8],
     out: &mut Vec<u8>,
 ) {
+    refusal_with(reason, listener, persistence, head_only, date, |_| {}, out);
+}
+
+/// The same, with further field lines, which `add` writes.
+pub fn refusal_with(
+    reason: Reason,
+    listener: &Listener,
+    persistence: Persistence,
+    head_only: bool,
+    date: &[u8],
+    add: impl FnOnce(&mut Vec<u8>),
+    out: &mut Vec<u8>,
+) {
     let status = reason.status();
     let own = Own {
         status,
@@ -78,6 +91,7 @@ pub fn refusal(
             // RFC 9110, 15.5.6 asks for it: whatever a route might take, not CONNECT.
             line(b"Allow", b"GET, HEAD, POST, PUT, DELETE, OPTIONS, PATCH", out);
         }
+        add(out);
     };
     own.write(add, out);
 }

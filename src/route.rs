@@ -54,6 +54,9 @@ pub struct Route {
     pub preserve_path: bool,
     /// Largest request body, in bytes, in place of the listener's.
     pub body_bytes_max: Option<u64>,
+    /// The rate limits that hold for it: their places in [`crate::plan::Plan::rate_limits`], at most
+    /// [`crate::rate::ROUTE_LIMITS_MAX`].
+    pub rate_limits: Vec<usize>,
     /// How much of a matching path the rule's prefix or exact path takes up, in bytes: what a
     /// prefix rewrite replaces. Filled in by [`Router::new`].
     pub prefix_bytes: usize,
@@ -71,6 +74,7 @@ impl Route {
             retries: RetryPolicy::default(),
             preserve_path: false,
             body_bytes_max: None,
+            rate_limits: Vec::new(),
             prefix_bytes: 0,
         }
     }

@@ -269,6 +269,9 @@ impl Session {
         self.info.requests += 1;
         shard.counters.requests_in_flight.add(1);
         self.inbound.consume(order.head_bytes);
+        if order.awaits_tokens() {
+            Box::pin(order.await_tokens(&shard, &mut self.timer)).await;
+        }
         let outcome = match order.action {
             Action::Own { status } => self.answer_ourselves(order, status).await,
             Action::Forward { cluster, hash, breaker } => {

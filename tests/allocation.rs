@@ -71,6 +71,13 @@ fn a_request_allocates_nothing() {
          \x20 - name: logged\n\
          \x20   address: '127.0.0.1:0'\n\
          \x20   access_log: {{path: '{log}', format: json}}\n\
+         \x20 - {{name: limited, address: '127.0.0.1:0'}}\n\
+         rate_limits:\n\
+         \x20 - {{name: many, key: [client, {{header: user-agent}}, route], requests: 1000000}}\n\
+         \x20 - {{name: all, requests: 1000000}}\n\
+         routes:\n\
+         \x20 - {{listeners: [limited], cluster: app, rate_limits: [many, all]}}\n\
+         \x20 - {{cluster: app}}\n\
          clusters:\n\
          \x20 - {{name: app, endpoints: ['{origin}']}}\n",
         driver = std::env::var("OUTRIGGER_TEST_DRIVER").unwrap_or_else(|_| "auto".to_owned()),

@@ -19,6 +19,7 @@ mod limits;
 mod listeners;
 
 mod overload;
+mod rates;
 
 mod retries;
 
@@ -36,6 +37,7 @@ const WEIGHTS_MAX: u64 = u32::MAX as u64;
 pub(crate) struct Names {
     listeners: BTreeSet<String>,
     clusters: BTreeSet<String>,
+    rate_limits: BTreeSet<String>,
 }
 
 impl Names {
@@ -49,7 +51,11 @@ impl Names {
             };
             items.iter().filter_map(name).collect()
         };
-        Names { listeners: listed("listeners"), clusters: listed("clusters") }
+        Names {
+            listeners: listed("listeners"),
+            clusters: listed("clusters"),
+            rate_limits: listed("rate_limits"),
+        }
     }
 }
 
@@ -67,6 +73,7 @@ pub(crate) fn check(
     checker.listeners();
     checker.clusters();
     checker.routes();
+    checker.rate_limits();
     checker.shadowed();
     checker.unused();
     checker.findings

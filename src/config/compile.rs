@@ -17,6 +17,7 @@ use crate::http::head::HeadLimits;
 use crate::http::path::{Encoded as Coding, Fragment as Rest, PathPolicy};
 use crate::overload::Target;
 use crate::plan::{self, Plan};
+use crate::rate::{self, Rate, RateLimitSpec};
 use crate::reconcile::{
     Adaptive, ClusterLimits, ClusterSpec, EndpointId, EndpointKey, EndpointLimits, EndpointSpec,
     PlanSpec, Registry, RetryBudget, Role, UNLIMITED,
@@ -29,7 +30,8 @@ use crate::route::{
 use super::model::{
     AccessLogFormat, AdaptiveConcurrency, AdmissionControl, Balance, Breaker, Cluster, Config,
     Encoded, Fragment, HashKey, HeaderChanges, HeaderLines, HealthCheck, Limits, Listener, Match,
-    Mode, Redirect, Respond, Retries, RetryOn, Route, RouteTimeouts, Scheme, Treatment,
+    Mode, RateLimit, RateLimitKey, Redirect, Respond, Retries, RetryOn, Route, RouteTimeouts,
+    Scheme, Treatment, WhenFull,
 };
 use super::values::{self, Cidr, EndpointAddress, HostPattern, Name, PathText, Period, Ratio};
 
@@ -63,6 +65,9 @@ pub fn compile(
         clusters: &clusters,
     };
     let routes = routes(config, &mut breakers, registry);
+    let rate_limits: Vec<_> =
+        config.rate_limits.iter().map(|it| rate_limit(it, registry)).collect();
+    let rates = config.rate_limits.iter().zip(&rate_limits).map(|(it, known)| rates(it, known));
     let health = config.clusters.iter().zip(&clusters).map(|(it, compiled)| {
         let endpoints = compiled.endpoints.iter().map(|endpoint| endpoint.id);
         Arc::new(ClusterHealth::new(endpoints, it.slow_start.0, it.panic_threshold.0))
@@ -85,6 +90,8 @@ pub fn compile(
         admissions,
         concurrency,
         breakers,
+        rates: rates.collect(),
+        rate_limits,
         agreement: Arc::new(PlanSpec { generation, clusters: specs, clusters_end, endpoints_end }),
     }
 }
@@ -161,6 +168,53 @@ fn breaker_settings(breaker: &Breaker) -> breaker::Settings {
         ramp: breaker.ramp.0,
         ..breaker::Settings::default()
     }
+}
+
+fn rate_limit(limit: &RateLimit, registry: &mut Registry) -> plan::RateLimit {
+    // Other keys are other buckets: nothing of the old ones would be of use.
+    let id = registry.rate_limit(format!("{} {:?}", limit.name, limit.key));
+    let key = limit.key.iter().map(|part| match part {
+        RateLimitKey::Route => plan::RateKey::Route,
+        RateLimitKey::Client => plan::RateKey::Client,
+        RateLimitKey::Header(name) => plan::RateKey::Header(name.0.clone()),
+    });
+    plan::RateLimit {
+        name: limit.name.to_string(),
+        id,
+        key: key.collect(),
+        ipv6_prefix: limit.ipv6_prefix,
+        home_timeout: limit.home_timeout.0,
+        dry_run: limit.dry_run,
+        lines: rate_limit_lines(limit),
+    }
+}
+
+fn rates(limit: &RateLimit, compiled: &plan::RateLimit) -> RateLimitSpec {
+    let RateLimit { requests, per, burst, keys_max, when_full, .. } = *limit;
+    RateLimitSpec {
+        id: compiled.id,
+        rate: Rate::new(requests, per.0, burst.unwrap_or(requests)),
+        // Without a key there is one bucket.
+        keys_max: if limit.key.is_empty() { 1 } else { keys_max },
+        when_full: match when_full {
+            WhenFull::Evict => rate::WhenFull::Evict,
+            WhenFull::Refuse => rate::WhenFull::Refuse,
+        },
+        recall_wait: limit.home_timeout.0 / 2,
+    }
+}
+
+/// What of a limit a refused client is told (draft-ietf-httpapi-ratelimit-headers-07, 3 and 4). A
+/// window has whole seconds: a shorter one is told as what it allows in one.
+fn rate_limit_lines(limit: &RateLimit) -> Vec<u8> {
+    let RateLimit { requests, per, burst, .. } = *limit;
+    let (quota, window) = match per.0.as_nanos() {
+        nanos if nanos < 1_000_000_000 => (u128::from(requests) * 1_000_000_000 / nanos.max(1), 1),
+        nanos => (u128::from(requests), nanos.div_ceil(1_000_000_000)),
+    };
+    let burst = burst.unwrap_or(requests);
+    format!("ratelimit-limit: {quota}\r\nratelimit-policy: {quota};w={window};burst={burst}\r\n")
+        .into_bytes()
 }
 
 /// One for each endpoint of a cluster.
@@ -476,9 +530,12 @@ fn routes(
     };
     let clusters = position(config.clusters.iter().map(|it| &it.name).collect());
     let listeners = position(config.listeners.iter().map(|it| &it.name).collect());
+    let rate_limits = position(config.rate_limits.iter().map(|it| &it.name).collect());
     let mut compiled = Vec::new();
     for route in &config.routes {
         let mut target = self::route(route, &clusters);
+        let limits = route.rate_limits.iter().filter_map(|name| rate_limits.get(&name.0));
+        target.rate_limits = limits.copied().collect();
         if let (true, Action::Forward(forward)) = (route.breaker, &mut target.action) {
             forward.breakers = breakers.add(&route.name, &forward.clusters, registry);
         }
@@ -563,6 +620,7 @@ fn route(route: &Route, clusters: &HashMap<String, usize>) -> route::Route {
         preserve_path: route.preserve_path,
         body_bytes_max: route.body_bytes_max.map(|limit| limit.0),
         prefix_bytes: 0,
+        rate_limits: Vec::new(),
     }
 }
 

@@ -45,6 +45,10 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Groups of servers that serve the same thing.
     pub clusters: Vec<Cluster>,
+    /// How many requests may come in a time. Routes name those that hold for them; one that several
+    /// routes name is one limit for all of them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rate_limits: Vec<RateLimit>,
     /// What is probably not meant.
     #[serde(skip)]
     pub warnings: Vec<Problem>,
@@ -646,6 +650,10 @@ pub struct Route {
     /// when it is open, they get 503 `breaker-open`, and other routes go on. It follows the
     /// cluster's `breaker`. A reload keeps its state if the route keeps its name. Default false.
     pub breaker: bool,
+    /// The rate limits that hold for this route's requests, by name; up to 4. Each must admit a
+    /// request; one that is refused takes no token of the others. Default: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rate_limits: Vec<Name>,
 }
 
 /// Which requests: all that is given must match.
@@ -1570,4 +1578,87 @@ impl Breaker {
     pub fn is_off(&self) -> bool {
         self.consecutive_failures == 0 && self.failure_ratio.0 == 0 && !self.minds_latency()
     }
+}
+
+/// A rate limit: one token bucket for each value of `key`, for the whole process, whatever the
+/// number of shards. A request without a token gets 429 `rate-limited` with `retry-after`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RateLimit {
+    /// For routes, logs and metrics.
+    pub name: Name,
+    /// What tells requests apart: those that differ in any of it have buckets of their own. Default
+    /// nothing: one bucket for all. A request that lacks one of the headers is not limited.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub key: Vec<RateLimitKey>,
+    /// So many requests in each `per`. A bucket is refilled evenly: 100 in 1s is one each 10ms.
+    pub requests: u32,
+    /// The time for `requests`. Default 1s.
+    #[serde(default = "one_second")]
+    pub per: Period,
+    /// Tokens in a full bucket: so many requests may come at once. Default: as `requests`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<u32>,
+    /// Most buckets that are kept, split evenly between the shards. Default 100000.
+    #[serde(default = "keys_max")]
+    pub keys_max: u32,
+    /// What becomes of a new key when so many buckets are in use, and none of them is full again.
+    #[serde(default)]
+    pub when_full: WhenFull,
+    /// Bits of an IPv6 client's address that count: who has a /64 has all of its addresses. Default
+    /// 64.
+    #[serde(default = "ipv6_prefix", skip_serializing_if = "is_usual_prefix")]
+    pub ipv6_prefix: u8,
+    /// How long a request waits where other shards have to be asked for a token. Default 100ms; then
+    /// 429 `rate-limit-unanswered`.
+    #[serde(default = "home_timeout")]
+    pub home_timeout: Period,
+    /// Refuse nobody, and count what would have been refused. Default false.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+fn one_second() -> Period {
+    Period::seconds(1)
+}
+
+fn keys_max() -> u32 {
+    100_000
+}
+
+fn ipv6_prefix() -> u8 {
+    64
+}
+
+fn is_usual_prefix(prefix: &u8) -> bool {
+    *prefix == ipv6_prefix()
+}
+
+fn home_timeout() -> Period {
+    Period(std::time::Duration::from_millis(100))
+}
+
+/// What tells requests apart for a rate limit.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RateLimitKey {
+    /// The route's name.
+    Route,
+    /// The client's address, as `forwarded` has it.
+    Client,
+    /// All values of a header, in their order.
+    Header(HeaderName),
+}
+
+/// What becomes of one key too many.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// The bucket that was used least recently is forgotten, and counted: its key begins anew. As
+    /// nginx, HAProxy and Envoy do. The default.
+    #[default]
+    Evict,
+    /// The new key is refused with 429: the limit holds for everybody, and whoever can make up keys
+    /// keeps others out.
+    Refuse,
 }

@@ -183,7 +183,9 @@ fn shard(
                     let done = step >= manners.drains_on;
                     (format!("{step:?}"), done.then_some(FromShard::Drained { shard: id }), done)
                 }
-                ToShard::Peer { .. } | ToShard::Accepted(_) => unreachable!("not of control"),
+                ToShard::Peer { .. } | ToShard::Rate { .. } | ToShard::Accepted(_) => {
+                    unreachable!("not of control")
+                }
                 ToShard::Override { endpoint, wanted, generation } => {
                     // As its home would, had every shard agreed at once.
                     let phase = match wanted {

@@ -8,11 +8,13 @@
 //! for each state, 1 for the one that holds and 0 for the others. So
 //! `outrigger_breaker_state{state="open"} == 1` finds them, and a series never ends by a change.
 
+use std::collections::BTreeSet;
 use std::fmt::{Display, Write};
 use std::net::SocketAddr;
 
 use super::breakers::{BreakerState, ConcurrencyRecord};
 use super::process::ProcessStats;
+use super::rates::RateCounters;
 use super::{CODE_CLASSES, Counter, Gauge, ShardCounters, Snapshot};
 use crate::admission::Totals;
 use crate::health::Health;
@@ -122,6 +124,7 @@ pub fn render(
     let mut page = Page { text: String::with_capacity(16 * 1024 + shards.len() * 2 * 1024) };
     per_shard(&mut page, shards);
     totals(&mut page, shards);
+    of_rate_limits(&mut page, shards);
     of_clusters(&mut page, clusters);
     own(&mut page, control);
     of_process(&mut page, process);
@@ -419,6 +422,59 @@ fn totals(page: &mut Page, shards: &[ShardView<'_>]) {
     page.durations(name, "From a request's first byte to its answer's last.", &durations);
     let name = "outrigger_queue_delay_seconds";
     page.durations(name, "How long requests waited in the loop, with a queue_target.", &queueing);
+}
+
+/// Name, help, and where the figure is.
+type RateRow = (&'static str, &'static str, fn(&RateCounters) -> u64);
+
+const RATE_LIMITS: &[RateRow] = &[
+    ("outrigger_rate_limit_admitted_total", "Requests that got a token.", |c| c.admitted.get()),
+    (
+        "outrigger_rate_limit_refused_total",
+        "Requests for which there was no token, those of a dry run included.",
+        |c| c.refused.get(),
+    ),
+    (
+        "outrigger_rate_limit_unanswered_total",
+        "Requests for which the shard that decides did not answer in time.",
+        |c| c.unanswered.get(),
+    ),
+    (
+        "outrigger_rate_limit_table_full_total",
+        "Requests refused because there was no room for one more key.",
+        |c| c.table_full.get(),
+    ),
+    (
+        "outrigger_rate_limit_skipped_total",
+        "Requests without a header of the key, which are not limited.",
+        |c| c.skipped.get(),
+    ),
+    (
+        "outrigger_rate_limit_evicted_total",
+        "Buckets that were forgotten before they were full again, for want of room.",
+        |c| c.evicted.get(),
+    ),
+];
+
+fn of_rate_limits(page: &mut Page, shards: &[ShardView<'_>]) {
+    let shards: Vec<_> = shards.iter().map(|shard| shard.counters.rates.all()).collect();
+    let names: BTreeSet<&String> = shards.iter().flat_map(|shard| shard.keys()).collect();
+    let sum = |name: &String, of: &dyn Fn(&RateCounters) -> i64| -> i64 {
+        shards.iter().filter_map(|shard| shard.get(name)).map(|counters| of(counters)).sum()
+    };
+    for (name, help, counter) in RATE_LIMITS {
+        page.family(name, Kind::Counter, help);
+        for limit in &names {
+            let labels: [(&str, &dyn Display); 1] = [("limit", limit)];
+            page.sample(name, &labels, sum(limit, &|counters| counter(counters) as i64));
+        }
+    }
+    let name = "outrigger_rate_limit_keys";
+    page.family(name, Kind::Gauge, "Buckets that are kept.");
+    for limit in &names {
+        let labels: [(&str, &dyn Display); 1] = [("limit", limit)];
+        page.sample(name, &labels, sum(limit, &|counters| counters.keys.get()));
+    }
 }
 
 fn of_clusters(page: &mut Page, clusters: &[ClusterView<'_>]) {

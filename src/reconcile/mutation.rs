@@ -60,6 +60,26 @@ pub(crate) enum Mutation {
     MeasuringKeptSecret,
     /// A limit that was reckoned anew is lowered without a recall.
     LoweredWithoutRecall,
+    /// What is lent of a rate limit may be lent once more.
+    RateLentNotCounted,
+    /// What was spent of a voucher is returned.
+    RateSpentForgotten,
+    /// A voucher of which nothing was heard was not spent.
+    RateExpiredForgiven,
+    /// A repeated voucher is a new one.
+    RateVoucherTakenTwice,
+    /// Vouchers are good for ever.
+    RateVoucherNeverEnds,
+    /// Who is asked for what is left of a voucher keeps it.
+    RateRecallIgnored,
+    /// What is left of a voucher is kept until it ends.
+    RateKeepsTokens,
+    /// An ask is not repeated.
+    RateAskedOnce,
+    /// A bucket that is not full is forgotten for a new one, and nobody counts it.
+    RateBusyForgotten,
+    /// A reload fills all buckets.
+    ReloadFillsBuckets,
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use super::{ClusterId, EndpointId};
+use crate::rate::RateLimitId;
 
 /// What makes an endpoint the same one in the next plan.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -30,6 +31,9 @@ pub struct Registry {
     endpoints_next: BTreeMap<(ClusterId, EndpointKey), EndpointId>,
     clusters_end: ClusterId,
     endpoints_end: EndpointId,
+    rate_limits: BTreeMap<String, RateLimitId>,
+    rate_limits_next: BTreeMap<String, RateLimitId>,
+    rate_limits_end: u32,
 }
 
 impl Registry {
@@ -62,11 +66,24 @@ impl Registry {
         id
     }
 
+    /// The number of a rate limit in the plan that is being made. `identity`: its name, and what it
+    /// tells requests apart by; if that changes, it is another.
+    pub fn rate_limit(&mut self, identity: String) -> RateLimitId {
+        let id = self.rate_limits.get(&identity).copied().unwrap_or_else(|| {
+            let id = RateLimitId(self.rate_limits_end);
+            self.rate_limits_end += 1;
+            id
+        });
+        self.rate_limits_next.insert(identity, id);
+        id
+    }
+
     /// The plan is made: who is not in it is gone. Gives the ends for
     /// [`super::PlanSpec::clusters_end`] and [`super::PlanSpec::endpoints_end`].
     pub fn finish(&mut self) -> (ClusterId, EndpointId) {
         self.clusters = std::mem::take(&mut self.clusters_next);
         self.endpoints = std::mem::take(&mut self.endpoints_next);
+        self.rate_limits = std::mem::take(&mut self.rate_limits_next);
         (self.clusters_end, self.endpoints_end)
     }
 }

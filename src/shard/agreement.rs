@@ -23,11 +23,13 @@ use slab::Slab;
 
 use super::breakers::Breakers;
 use super::message::{Accepted, ToShard};
+use super::rates::{Rates, TokenWait};
 use super::transit::Transit;
 use crate::breaker::{Admits, Outcome, Override, Pass, PermitUse};
 use crate::mailbox::{Inbox, Sender};
 use crate::metrics::ShardCounters;
 use crate::plan::Plan;
+use crate::rate::{Key, RateLimitId, Taken};
 use crate::reconcile::{
     ClusterId, ClusterSlot, EndpointId, EndpointSlot, Event, FLUSH_INTERVAL, Kind, Message,
     Reconciler, Refusal, RetryRefusal, ShardId, Ticket, Waiter, handover,
@@ -57,6 +59,7 @@ pub struct Agreement {
     /// Some may be owed: the question is only worth asking then.
     may_owe: Cell<bool>,
     breakers: Breakers,
+    rates: Rates,
     /// Overrides that every shard has, and that the control thread does not know of.
     overrides: RefCell<Vec<(EndpointId, u64)>>,
     /// Wakes the main task.
@@ -130,6 +133,7 @@ impl Agreement {
             closings: RefCell::default(),
             may_owe: Cell::new(false),
             breakers: Breakers::default(),
+            rates: Rates::new(id, all_counters.len(), counters.clone()),
             overrides: RefCell::default(),
             main: Cell::new(None),
             armed: Cell::new(Nanos::NEVER),
@@ -190,7 +194,7 @@ impl Agreement {
         {
             return None;
         }
-        let due = self.reconciler.borrow().next_due();
+        let due = self.reconciler.borrow().next_due().min(self.rates.due());
         self.armed.set(due);
         Some(due)
     }
@@ -218,7 +222,8 @@ impl Agreement {
     /// turn, so that it knows what the others know.
     #[inline(always)]
     pub fn look(&self, now: Nanos) {
-        if self.has_mail() || self.reconciler.borrow().next_due() <= now {
+        if self.has_mail() || self.reconciler.borrow().next_due() <= now || self.rates.due() <= now
+        {
             self.read(now);
         }
     }
@@ -234,6 +239,7 @@ impl Agreement {
     pub fn read(&self, now: Nanos) {
         self.read_mail(now);
         self.reconciler.borrow_mut().turn(now);
+        self.rates.turn(now);
         self.follow_up();
     }
 
@@ -246,6 +252,7 @@ impl Agreement {
         while let Some(message) = inbox.pop() {
             match message {
                 ToShard::Peer { from, message } => reconciler.receive(from, message, now),
+                ToShard::Rate { from, message } => self.rates.receive(from, message, now),
                 order => {
                     self.orders.borrow_mut().push_back(order);
                     self.wake_main();
@@ -270,19 +277,26 @@ impl Agreement {
     pub fn send(&self, now: Nanos) {
         let mut reconciler = self.reconciler.borrow_mut();
         while let Some((to, message)) = reconciler.outgoing(now) {
-            let Some(Some(peer)) = self.peers.get(usize::from(to.0)) else { continue };
-            let letter = ToShard::Peer { from: self.id, message };
             let Message { wakes, .. } = message;
-            self.counters.messages_sent.add(1);
-            let sent = if wakes {
-                self.counters.messages_waking.add(1);
-                peer.send(letter)
-            } else {
-                peer.send_quietly(letter)
-            };
-            if sent.is_err() {
-                self.counters.messages_dropped.add(1);
-            }
+            self.post(to, ToShard::Peer { from: self.id, message }, wakes);
+        }
+        drop(reconciler);
+        while let Some((to, message)) = self.rates.outgoing() {
+            self.post(to, ToShard::Rate { from: self.id, message }, message.wakes);
+        }
+    }
+
+    fn post(&self, to: ShardId, letter: ToShard, wakes: bool) {
+        let Some(Some(peer)) = self.peers.get(usize::from(to.0)) else { return };
+        self.counters.messages_sent.add(1);
+        let sent = if wakes {
+            self.counters.messages_waking.add(1);
+            peer.send(letter)
+        } else {
+            peer.send_quietly(letter)
+        };
+        if sent.is_err() {
+            self.counters.messages_dropped.add(1);
         }
     }
 
@@ -381,7 +395,8 @@ impl Agreement {
                 }
             }
         }
-        if self.reconciler.borrow().has_news(self.armed.get()) {
+        let armed = self.armed.get();
+        if self.reconciler.borrow().has_news(armed) || self.rates.has_news(armed) {
             self.wake_main();
         }
     }
@@ -402,11 +417,13 @@ impl Agreement {
     pub fn prepare(&self, plan: &Arc<Plan>) {
         self.reconciler.borrow_mut().prepare(&plan.agreement);
         self.breakers.prepare(plan);
+        self.rates.prepare(plan);
     }
 
     /// The prepared plan holds.
     pub fn activate(&self, plan: &Plan, now: Nanos) {
         self.reconciler.borrow_mut().activate(plan.generation, now);
+        self.rates.activate(plan, now);
         self.follow_up();
         self.breakers.activate(plan.generation);
     }
@@ -616,6 +633,32 @@ impl Agreement {
     pub fn end_retry(&self, cluster: ClusterSlot) {
         self.reconciler.borrow_mut().end_retry(cluster, Nanos::now());
         self.follow_up();
+    }
+
+    // ---- Rate limits --------------------------------------------------------------------------
+
+    /// What counts them.
+    pub fn rates(&self) -> &Rates {
+        &self.rates
+    }
+
+    /// See [`crate::rate::RateLimiter::take`].
+    #[inline]
+    pub fn take_token(&self, limit: RateLimitId, key: Key, now: Nanos) -> Taken {
+        let taken = self.rates.take(limit, key, now);
+        if self.rates.has_news(self.armed.get()) {
+            self.wake_main();
+        }
+        taken
+    }
+
+    /// Waits for a token of another shard; `None` where there is no room for one more key.
+    pub fn wait_token(&self, limit: RateLimitId, key: Key, now: Nanos) -> Option<TokenWait<'_>> {
+        let wait = self.rates.wait(limit, key, now);
+        if self.rates.has_news(self.armed.get()) {
+            self.wake_main();
+        }
+        wait
     }
 
     // ---- Waiting ------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ use std::sync::Arc;
 
 use crate::breaker::Override;
 use crate::plan::Plan;
+use crate::rate;
 use crate::reconcile::{EndpointId, Message, ShardId};
 
 /// To a shard, from the control thread or from another shard.
@@ -62,6 +63,13 @@ pub enum ToShard {
         from: ShardId,
         /// What it says.
         message: Message,
+    },
+    /// Of another shard: about a bucket of a rate limit.
+    Rate {
+        /// Which shard says it.
+        from: ShardId,
+        /// What it says.
+        message: rate::Message,
     },
     /// Of another shard, which has more than its share: a client's connection to serve.
     Accepted(Accepted),

@@ -20,6 +20,8 @@ pub mod pipes;
 
 pub mod plan;
 
+pub mod rates;
+
 pub mod transit;
 
 use std::cell::{Cell, RefCell};
@@ -316,7 +318,9 @@ impl Shard {
                 self.early.borrow_mut().push(accepted);
             }
             ToShard::Accepted(accepted) => self.take_over(accepted),
-            ToShard::Peer { .. } => unreachable!("the agreement keeps these to itself"),
+            ToShard::Peer { .. } | ToShard::Rate { .. } => {
+                unreachable!("the agreement keeps these to itself")
+            }
         }
         true
     }

@@ -10,6 +10,8 @@ mod check;
 
 mod op;
 
+mod rates;
+
 mod shrink;
 
 mod world;
@@ -23,6 +25,7 @@ mod walk;
 use std::fmt;
 
 pub use op::Op;
+pub use rates::RateOp;
 pub use world::World;
 
 /// What a run is made of.
@@ -61,12 +64,17 @@ pub struct Failure {
     pub fault: Fault,
     /// The shortest history found that ends with such a fault.
     pub history: Vec<Op>,
+    /// The same, if it is one of rate limits.
+    pub rate_history: Vec<RateOp>,
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "seed {}: {}", self.seed, self.fault)?;
-        writeln!(out, "shortest history found, {} steps:", self.history.len())?;
+        let steps = self.history.len() + self.rate_history.len();
+        writeln!(out, "shortest history found, {steps} steps:")?;
+        let mut all = self.rate_history.iter().enumerate();
+        all.try_for_each(|(at, op)| writeln!(out, "{at:5}  {op:?}"))?;
         self.history.iter().enumerate().try_for_each(|(at, op)| writeln!(out, "{at:5}  {op:?}"))
     }
 }
@@ -104,6 +112,14 @@ pub struct Tally {
     pub messages: u64,
     /// Messages lost.
     pub lost: u64,
+    /// Tokens of rate limits taken.
+    pub tokens: u64,
+    /// Of those, tokens that requests waited for.
+    pub tokens_waited: u64,
+    /// Requests that a rate limit refused.
+    pub tokens_refused: u64,
+    /// Requests that got no answer about a token in time.
+    pub tokens_unanswered: u64,
 }
 
 impl Tally {
@@ -124,19 +140,33 @@ impl Tally {
         self.measured += other.measured;
         self.messages += other.messages;
         self.lost += other.lost;
+        self.tokens += other.tokens;
+        self.tokens_waited += other.tokens_waited;
+        self.tokens_refused += other.tokens_refused;
+        self.tokens_unanswered += other.tokens_unanswered;
     }
 }
 
-/// Runs one seed.
+/// Runs one seed: a world of clusters, and one of rate limits. The two have nothing to do with each
+/// other, in the proxy either, so each has a history of its own.
 ///
 /// # Errors
 /// The failure, cut down.
 pub fn run(seed: u64, settings: Settings) -> Result<Tally, Box<Failure>> {
     let history = Op::history(seed, settings.steps);
-    match replay(seed, settings, &history) {
-        Ok(tally) => Ok(tally),
-        Err((fault, at)) => Err(Box::new(shrink::shrink(seed, settings, fault, &history[..at]))),
-    }
+    let mut tally = replay(seed, settings, &history).map_err(|(fault, at)| {
+        let replay = |shorter: &[Op]| replay(seed, settings, shorter);
+        let (fault, history) = shrink::shrink(fault, &history[..at], replay);
+        Box::new(Failure { seed, fault, history, rate_history: Vec::new() })
+    })?;
+    let history = RateOp::history(seed, settings.steps);
+    let more = rates::replay(seed, settings, &history).map_err(|(fault, at)| {
+        let replay = |shorter: &[RateOp]| rates::replay(seed, settings, shorter);
+        let (fault, rate_history) = shrink::shrink(fault, &history[..at], replay);
+        Box::new(Failure { seed, fault, history: Vec::new(), rate_history })
+    })?;
+    tally.add(&more);
+    Ok(tally)
 }
 
 /// Runs a history; a fault comes with how many steps it took.

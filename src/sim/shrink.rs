@@ -1,32 +1,37 @@
 //! Cuts a failing history down: leaves out runs of steps, long ones first, for as long as it still
 //! fails in the same way.
 
-use super::{Failure, Fault, Op, Settings, replay};
+use super::Fault;
 
 /// Replays at most; shrinking is a service, not a proof.
 const REPLAYS_MAX: u32 = 3_000;
 
-pub(super) fn shrink(seed: u64, settings: Settings, fault: Fault, history: &[Op]) -> Failure {
-    let mut best = Failure { seed, fault, history: history.to_vec() };
+/// `replay`: what a history ends with, and after how many steps.
+pub(super) fn shrink<Op: Clone, Good>(
+    mut fault: Fault,
+    history: &[Op],
+    replay: impl Fn(&[Op]) -> Result<Good, (Fault, usize)>,
+) -> (Fault, Vec<Op>) {
+    let mut best = history.to_vec();
     let mut replays = 0;
-    let mut length = best.history.len().div_ceil(2);
+    let mut length = best.len().div_ceil(2);
     loop {
         let mut start = 0;
-        while start < best.history.len() && replays < REPLAYS_MAX {
-            let mut shorter = best.history.clone();
+        while start < best.len() && replays < REPLAYS_MAX {
+            let mut shorter = best.clone();
             shorter.drain(start..(start + length).min(shorter.len()));
             replays += 1;
-            match replay(seed, settings, &shorter) {
-                Err((fault, at)) if same_kind(&fault, &best.fault) => {
+            match replay(&shorter) {
+                Err((other, at)) if same_kind(&other, &fault) => {
                     shorter.truncate(at);
-                    best.history = shorter;
-                    best.fault = fault;
+                    best = shorter;
+                    fault = other;
                 }
                 _ => start += length,
             }
         }
         if length <= 1 || replays >= REPLAYS_MAX {
-            return best;
+            return (fault, best);
         }
         length = length.div_ceil(2);
     }

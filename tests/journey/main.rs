@@ -36,6 +36,7 @@ mod limits;
 mod cluster_limits;
 
 mod overload;
+mod rate_limit;
 
 mod breaker;
 
