@@ -73,7 +73,7 @@ fn profiles_serve() {
 
 /// Where a part of the configuration is explained: the section of the README, and what stands before
 /// its keys there.
-const TUNING: [(&str, &str, &str); 21] = [
+const TUNING: [(&str, &str, &str); 22] = [
     ("Shards", "Threads", ""),
     ("PerCore", "Threads", "per_core"),
     ("ListenerTimeouts", "Clients", "timeouts."),
@@ -84,6 +84,7 @@ const TUNING: [(&str, &str, &str); 21] = [
     ("Match", "Routes", "match."),
     ("RouteTimeouts", "Routes", "timeouts."),
     ("Retries", "Routes", "retries."),
+    ("RateLimit", "Rates", ""),
     ("RingHash", "Origins", "balance.ring_hash."),
     ("Pool", "Origins", "pool."),
     ("ClusterTimeouts", "Origins", "timeouts."),
@@ -98,7 +99,7 @@ const TUNING: [(&str, &str, &str); 21] = [
 ];
 
 /// Parts that say what is done, and not how fast or with how much; or that only hold the others.
-const NO_TUNING: [&str; 12] = [
+const NO_TUNING: [&str; 13] = [
     "Cluster",
     "HashKey",
     "HeaderChanges",
@@ -106,6 +107,7 @@ const NO_TUNING: [&str; 12] = [
     "Listener",
     "Maglev",
     "QueryMatch",
+    "RateLimitKey",
     "Redirect",
     "Respond",
     "Route",
@@ -114,8 +116,9 @@ const NO_TUNING: [&str; 12] = [
 ];
 
 /// Keys of the parts above that are no knobs, or are a part themselves.
-const NO_KNOBS: [(&str, &str); 10] = [
+const NO_KNOBS: [(&str, &str); 11] = [
     ("Log", "format"),
+    ("RateLimit", "name"),
     ("Shards", "per_core"),
     ("RingHash", "key"),
     ("Limits", "per_endpoint"),

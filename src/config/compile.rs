@@ -187,16 +187,12 @@ fn rates(limit: &RateLimit, compiled: &plan::RateLimit) -> RateLimitSpec {
 fn rate_limit_lines(limit: &RateLimit) -> Vec<u8> {
     let RateLimit { requests, per, burst, .. } = *limit;
     let (quota, window) = match per.0.as_nanos() {
-        nanos if nanos < 1_000_000_000 => {
-            (u128::from(requests) * 1_000_000_000 / nanos.max(1), 1)
-        }
+        nanos if nanos < 1_000_000_000 => (u128::from(requests) * 1_000_000_000 / nanos.max(1), 1),
         nanos => (u128::from(requests), nanos.div_ceil(1_000_000_000)),
     };
     let burst = burst.unwrap_or(requests);
-    format!(
-        "ratelimit-limit: {quota}\r\nratelimit-policy: {quota};w={window};burst={burst}\r\n"
-    )
-    .into_bytes()
+    format!("ratelimit-limit: {quota}\r\nratelimit-policy: {quota};w={window};burst={burst}\r\n")
+        .into_bytes()
 }
 
 /// One for each endpoint of a cluster.

@@ -44,6 +44,8 @@ pub(super) struct Home {
     asks: Chains<Pending>,
     /// Buckets that were forgotten although they were not full.
     pub evicted_busy: u64,
+    /// Requests whose keys found no room.
+    pub turned_away: u64,
 }
 
 /// One bucket, and what of it is out.
@@ -57,6 +59,9 @@ struct Held {
     asks: Chain,
     recall_after: Nanos,
 }
+
+/// What a key takes is said in `tuning/README.md`.
+const _: () = assert!(size_of::<Held>() <= 40);
 
 #[derive(Debug)]
 struct Voucher {
@@ -88,6 +93,7 @@ impl Home {
             vouchers: Chains::default(),
             asks: Chains::default(),
             evicted_busy: 0,
+            turned_away: 0,
         }
     }
 
@@ -116,14 +122,17 @@ impl Home {
     /// A request on this shard.
     #[inline]
     pub fn take(&mut self, key: Key, now: Nanos) -> Taken {
-        let Some(at) = self.find_or_make(key, now) else { return Taken::TableFull };
+        let Some(at) = self.find_or_make(key, now) else {
+            self.turned_away += 1;
+            return Taken::TableFull;
+        };
         self.expire(at, now);
         let Home { rate, table, .. } = self;
         table.touch(at);
         let held = &mut table[at];
         if held.bucket.available(rate, held.reserved(), now) > 0 {
             held.bucket.book(rate, 1, now);
-            return Taken::Yes;
+            return Taken::Yes(0);
         }
         if held.lent > 0 && now >= held.recall_after {
             return Taken::Ask;
@@ -141,6 +150,7 @@ impl Home {
     /// A shard asks. It is answered now, or when others have returned what they do not need.
     pub fn ask(&mut self, from: ShardId, key: Key, ask: Ask, now: Nanos, out: &mut Out) {
         let Some(at) = self.find_or_make(key, now) else {
+            self.turned_away += u64::from(ask.wanted);
             // Nobody knows when there will be room.
             let (ask_after, until) = (now + RECALL_PAUSE, now + Duration::from_secs(1));
             let none = Answer {
@@ -183,14 +193,7 @@ impl Home {
     }
 
     /// What became of a voucher.
-    pub fn settle(
-        &mut self,
-        from: ShardId,
-        key: Key,
-        settled: Settled,
-        now: Nanos,
-        out: &mut Out,
-    ) {
+    pub fn settle(&mut self, from: ShardId, key: Key, settled: Settled, now: Nanos, out: &mut Out) {
         let Some(at) = self.table.find(key) else { return };
         self.settle_at(at, from, settled);
         if !self.table[at].asks.is_empty() {

@@ -314,7 +314,9 @@ impl Shard {
                 self.early.borrow_mut().push(accepted);
             }
             ToShard::Accepted(accepted) => self.take_over(accepted),
-            ToShard::Peer { .. } | ToShard::Rate { .. } => unreachable!("the agreement keeps these to itself"),
+            ToShard::Peer { .. } | ToShard::Rate { .. } => {
+                unreachable!("the agreement keeps these to itself")
+            }
         }
         true
     }

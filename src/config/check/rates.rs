@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Checker;
 use crate::config::model::{RateLimit, RateLimitKey};
 use crate::config::values::Name;
-use crate::rate::{Rate, ROUTE_LIMITS_MAX};
+use crate::rate::{ROUTE_LIMITS_MAX, Rate};
 
 /// A bucket's time is reckoned in 64 bits of nanoseconds.
 const REFILL_MAX: Duration = Duration::from_secs(366 * 24 * 3600);
