@@ -13,7 +13,7 @@ use super::bucket::{Bucket, Rate};
 use super::chain::{Chain, Chains};
 use super::message::{Answer, Ask, Body, Settled};
 use super::table::Table;
-use super::{Key, LIFETIME, Out, RateLimitSpec, Taken, WhenFull};
+use super::{Key, Out, RateLimitSpec, Taken, WhenFull};
 use crate::reconcile::ShardId;
 use crate::reconcile::mutation::{self, Mutation};
 use crate::time::Nanos;
@@ -37,6 +37,7 @@ pub(super) struct Home {
     rate: Rate,
     when_full: WhenFull,
     recall_wait: Duration,
+    lifetime: Duration,
     id: ShardId,
     shards: u16,
     table: Table<Held>,
@@ -87,6 +88,7 @@ impl Home {
             rate: spec.rate,
             when_full: spec.when_full,
             recall_wait: spec.recall_wait,
+            lifetime: spec.lifetime,
             id,
             shards,
             table: Table::new(spec.keys_of_shard(shards)),
@@ -112,6 +114,7 @@ impl Home {
         }
         self.rate = spec.rate;
         (self.when_full, self.recall_wait) = (spec.when_full, spec.recall_wait);
+        self.lifetime = spec.lifetime;
         self.table.set_capacity(spec.keys_of_shard(self.shards));
         while self.table.is_too_full() {
             let oldest = self.table.by_age().next().expect("it is too full");
@@ -305,7 +308,7 @@ impl Home {
             voucher = out.next_voucher();
             let held = &mut self.table[at];
             held.lent += tokens;
-            let use_by = now + LIFETIME;
+            let use_by = now + self.lifetime;
             let new =
                 Voucher { number: voucher, shard: to, tokens, spent: 0, use_by, recalled: None };
             self.vouchers.push(&mut held.vouchers, new);
@@ -322,7 +325,14 @@ impl Home {
                 ask_after = ask_after.min(now + RECALL_PAUSE);
             }
         }
-        Answer { number: ask.number, voucher, tokens, use_by: now + LIFETIME, ask_after, until }
+        Answer {
+            number: ask.number,
+            voucher,
+            tokens,
+            use_by: now + self.lifetime,
+            ask_after,
+            until,
+        }
     }
 
     /// Tokens beyond those that are asked for, for a shard that will ask again at once: a part of

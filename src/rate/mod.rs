@@ -72,8 +72,8 @@ use holder::{Holder, home_of};
 use home::Home;
 use message::Body;
 
-/// How long a voucher is good. Tokens of a shard that stalls are lost to the others for so long.
-pub const LIFETIME: Duration = Duration::from_secs(1);
+/// A shorter life would cost tokens whenever a loop is late.
+pub const LIFETIME_MIN: Duration = Duration::from_secs(1);
 
 /// Limits of one route: a request carries the keys of those that it still has to pass.
 pub const ROUTE_LIMITS_MAX: usize = 4;
@@ -97,6 +97,9 @@ pub struct RateLimitSpec {
     /// How long an ask waits for what others may return: a message there and back, with loops that
     /// are late. The requests behind it wait longer.
     pub recall_wait: Duration,
+    /// How long a voucher is good, at least [`LIFETIME_MIN`]. Tokens of a shard that stalls are lost
+    /// to the others for so long, and then count as spent.
+    pub lifetime: Duration,
 }
 
 impl RateLimitSpec {

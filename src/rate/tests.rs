@@ -12,6 +12,7 @@ fn spec(requests: u32, burst: u32) -> RateLimitSpec {
         keys_max: 1_000,
         when_full: WhenFull::Refuse,
         recall_wait: Duration::from_millis(20),
+        lifetime: LIFETIME_MIN,
     }
 }
 

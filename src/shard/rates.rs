@@ -67,10 +67,9 @@ impl Rates {
         self.limiter.borrow_mut().activate(&plan.rates, now);
         self.follow_up();
         for (at, counters) in self.counters.borrow_mut().iter_mut().enumerate() {
-            if !plan.rates.iter().any(|spec| spec.id.0 as usize == at) {
-                if let Some(gone) = counters.take() {
-                    gone.keys.set(0);
-                }
+            let stays = plan.rates.iter().any(|spec| spec.id.0 as usize == at);
+            if !stays && let Some(gone) = counters.take() {
+                gone.keys.set(0);
             }
         }
         for spec in &plan.rates {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Fault, Settings, Tally};
 use crate::rate::{
-    Key, LIFETIME, Message, Rate, RateLimitId, RateLimitSpec, RateLimiter, Taken, WhenFull,
+    Key, LIFETIME_MIN, Message, Rate, RateLimitId, RateLimitSpec, RateLimiter, Taken, WhenFull,
 };
 use crate::reconcile::ShardId;
 use crate::rng::{Rng, splitmix};
@@ -168,6 +168,7 @@ impl World {
                 // One limit has room for too few.
                 keys_max: if id == 0 { 1 + fates.below(3) as u32 } else { 1_000 },
                 recall_wait: Duration::from_millis(20),
+                lifetime: LIFETIME_MIN,
                 when_full: [WhenFull::Evict, WhenFull::Refuse][fates.below(2) as usize],
             }
         };
@@ -420,18 +421,18 @@ impl World {
                 continue;
             }
             for key in (0..KEYS).map(key_of) {
-                self.run(self.refill(at) + LIFETIME)?;
+                self.run(self.refill(at) + LIFETIME_MIN)?;
                 let first = self.fates.below(self.nodes.len() as u64) as usize;
                 let second = self.fates.below(self.nodes.len() as u64) as usize;
                 self.burst_is_whole(at, key, first, second)?;
-                self.run(self.refill(at) + LIFETIME)?;
+                self.run(self.refill(at) + LIFETIME_MIN)?;
                 // What is lent in advance and not used comes back, before it would be lost.
                 let (interval, burst) = (self.interval(at), self.specs[at].rate.burst());
                 let mut spent = 0;
                 for _ in 0..burst / 3 {
                     spent += self.ask_for(first, limit, key, 1)?;
                 }
-                self.run(LIFETIME.max(interval * spent) + ANSWER)?;
+                self.run(LIFETIME_MIN.max(interval * spent) + ANSWER)?;
                 let got = self.ask_for(second, limit, key, burst)?;
                 if got < burst {
                     let what = format!("{got} of {burst} of {limit:?} are back on {second}");
