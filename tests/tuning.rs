@@ -86,6 +86,7 @@ const TUNING: &[(&str, &str, &str)] = &[
     ("RouteTimeouts", "Routes", "timeouts."),
     ("Retries", "Routes", "retries."),
     ("Hedge", "Routes", "retries.hedge."),
+    ("RateLimit", "Rates", ""),
     ("RingHash", "Origins", "balance.ring_hash."),
     ("Pool", "Origins", "pool."),
     ("ClusterTimeouts", "Origins", "timeouts."),
@@ -110,6 +111,7 @@ const NO_TUNING: &[&str] = &[
     "Listener",
     "Maglev",
     "QueryMatch",
+    "RateLimitKey",
     "Redirect",
     "Respond",
     "Route",
@@ -120,6 +122,7 @@ const NO_TUNING: &[&str] = &[
 /// Keys of the parts above that are no knobs, or are a part themselves.
 const NO_KNOBS: &[(&str, &str)] = &[
     ("Log", "format"),
+    ("RateLimit", "name"),
     ("Shards", "per_core"),
     ("RingHash", "key"),
     ("Limits", "per_endpoint"),

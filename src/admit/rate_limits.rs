@@ -21,13 +21,11 @@ use crate::time::Nanos;
 /// What a request has to pass, and how far it has got.
 #[derive(Debug, Clone, Copy)]
 pub struct Checks {
-    /// Limits, by their places in the plan, and the buckets there.
-    all: [(u16, Key); ROUTE_LIMITS_MAX],
+    /// Limits, by their places in the plan, the buckets there, and the vouchers that gave a token.
+    all: [(u16, Key, Option<u64>); ROUTE_LIMITS_MAX],
     count: u8,
-    /// Those before have given a token.
+    /// Those before have let it pass; in a dry run, maybe without a token.
     passed: u8,
-    /// Of those, the ones that did: in a dry run a request goes on without.
-    taken: u8,
 }
 
 /// What a refused client is told.
@@ -53,8 +51,7 @@ impl Refused {
 
 /// What one limit says.
 enum Said {
-    Go,
-    Wait,
+    Go(u64),
     No(Reason, Nanos),
 }
 
@@ -67,13 +64,13 @@ impl Checks {
         fields: &Fields<'_, '_>,
         rates: &Rates,
     ) -> Checks {
-        let none = (0, Key::default());
-        let mut checks = Checks { all: [none; ROUTE_LIMITS_MAX], count: 0, passed: 0, taken: 0 };
+        let none = (0, Key::default(), None);
+        let mut checks = Checks { all: [none; ROUTE_LIMITS_MAX], count: 0, passed: 0 };
         for place in &route.rate_limits {
             let limit = &plan.rate_limits[*place];
             match key_of(limit, route, address, fields) {
                 Some(key) => {
-                    checks.all[usize::from(checks.count)] = (*place as u16, key);
+                    checks.all[usize::from(checks.count)] = (*place as u16, key, None);
                     checks.count += 1;
                 }
                 None => rates.count(limit, |counters| counters.skipped.add(1)),
@@ -84,19 +81,32 @@ impl Checks {
 
     /// The limit whose turn it is.
     fn next(&self) -> Option<(u16, Key)> {
-        (self.passed < self.count).then(|| self.all[usize::from(self.passed)])
+        (self.passed < self.count).then(|| {
+            let (limit, key, _) = self.all[usize::from(self.passed)];
+            (limit, key)
+        })
     }
 
-    fn has_passed(&mut self, with_token: bool) {
-        self.taken |= u8::from(with_token) << self.passed;
+    fn has_passed(&mut self, voucher: Option<u64>) {
+        self.all[usize::from(self.passed)].2 = voucher;
         self.passed += 1;
     }
 
-    /// Gives the tokens back that the others gave.
-    fn put_back(&self, plan: &Plan, rates: &Rates, now: Nanos) {
-        for at in (0..self.passed).filter(|at| self.taken & 1 << at != 0) {
-            let (limit, key) = self.all[usize::from(at)];
-            rates.put_back(plan.rate_limits[usize::from(limit)].id, key, now);
+    /// Whether others may refuse the request after one has let it pass.
+    fn holds(&self) -> bool {
+        self.count > 1
+    }
+
+    /// Spends the tokens that it holds, or gives them back.
+    fn release(&self, shard: &Shard, plan: &Plan, is_spent: bool, now: Nanos) {
+        if !self.holds() {
+            return;
+        }
+        for (limit, key, voucher) in &self.all[..usize::from(self.passed)] {
+            if let Some(voucher) = voucher {
+                let limit = plan.rate_limits[usize::from(*limit)].id;
+                shard.agreement.release_token(limit, *key, *voucher, is_spent, now);
+            }
         }
     }
 }
@@ -174,20 +184,15 @@ fn pass_some(
     let agreement = &shard.agreement;
     while let Some((place, key)) = checks.next() {
         let limit = &plan.rate_limits[usize::from(place)];
-        let said = match agreement.take_token(limit.id, key, now) {
-            Taken::Yes => Said::Go,
-            Taken::Ask => Said::Wait,
+        let said = match agreement.take_token(limit.id, key, checks.holds(), now) {
+            Taken::Yes(voucher) => Said::Go(voucher),
+            Taken::Ask => return Ok(false),
             Taken::No { until } => Said::No(Reason::RateLimited, until),
-            Taken::TableFull => {
-                agreement.rates().count(limit, |counters| counters.table_full.add(1));
-                Said::No(Reason::RateLimited, now)
-            }
+            Taken::TableFull => Said::No(Reason::RateLimited, now),
         };
-        if let Said::Wait = said {
-            return Ok(false);
-        }
         judge(shard, plan, checks, said, now)?;
     }
+    checks.release(shard, plan, true, now);
     Ok(true)
 }
 
@@ -210,16 +215,16 @@ fn judge(
                 _ => counters.refused.add(1),
             });
             if !limit.dry_run {
-                checks.put_back(plan, rates, now);
+                checks.release(shard, plan, false, now);
                 let left = until.since(now).as_nanos().div_ceil(1_000_000_000);
                 let seconds = u64::try_from(left).unwrap_or(u64::MAX).max(1);
                 return Err((reason, Refused { limit: place, seconds }));
             }
-            checks.has_passed(false);
+            checks.has_passed(None);
         }
-        Said::Go | Said::Wait => {
+        Said::Go(voucher) => {
             rates.count(limit, |counters| counters.admitted.add(1));
-            checks.has_passed(true);
+            checks.has_passed(Some(voucher));
         }
     }
     Ok(())
@@ -261,19 +266,19 @@ async fn wait_for_all(
         }
         let Some((place, key)) = checks.next() else { return Ok(()) };
         let limit = &plan.rate_limits[usize::from(place)];
-        let said = match shard.agreement.wait_token(limit.id, key, now) {
+        let said = match shard.agreement.wait_token(limit.id, key, checks.holds(), now) {
             None => Said::No(Reason::RateLimited, now),
             Some(wait) => {
                 timer.set(now + limit.home_timeout, now);
                 let late = |_| Err(Reason::RateLimitUnanswered);
                 match within(shard, timer, pin!(wait), late).await {
-                    Ok(Ok(())) => Said::Go,
+                    Ok(Ok(voucher)) => Said::Go(voucher),
                     Ok(Err(until)) => Said::No(Reason::RateLimited, until),
                     Err(Reason::RateLimitUnanswered) => {
                         Said::No(Reason::RateLimitUnanswered, Nanos::now())
                     }
                     Err(reason) => {
-                        checks.put_back(plan, shard.agreement.rates(), Nanos::now());
+                        checks.release(shard, plan, false, Nanos::now());
                         return Err((reason, None));
                     }
                 }

@@ -201,6 +201,7 @@ fn rates(limit: &RateLimit, compiled: &plan::RateLimit) -> RateLimitSpec {
             WhenFull::Refuse => rate::WhenFull::Refuse,
         },
         recall_wait: limit.home_timeout.0 / 2,
+        lifetime: rate::LIFETIME_MIN.max(limit.home_timeout.0.saturating_mul(2)),
     }
 }
 

@@ -17,29 +17,34 @@ pub struct RateCounters {
     /// Requests for which no answer came in time.
     pub unanswered: Counter,
     /// Requests whose key found no room.
-    pub table_full: Counter,
+    pub table_full: Carried,
     /// Requests that lack a header of the key, and are not limited.
     pub skipped: Counter,
     /// Buckets that were forgotten although they were not full.
-    pub evicted: Evicted,
+    pub evicted: Carried,
     /// Buckets that are kept here.
     pub keys: Gauge,
 }
 
-/// A count that begins anew whenever the limit becomes another one under the same name.
+/// A count of the limiter's. It begins anew whenever the limit becomes another one under the same
+/// name.
 #[derive(Debug, Default)]
-pub struct Evicted {
+pub struct Carried {
     /// Of which the last count was.
     limit: Counter,
     last: Counter,
     total: Counter,
 }
 
-impl Evicted {
+impl Carried {
     /// Takes over the count of a limit. Only the owning thread may call this.
     pub fn raise_to(&self, limit: RateLimitId, count: u64) {
-        if self.limit.get() != u64::from(limit.0) {
-            self.limit.set(limit.0.into());
+        let limit = u64::from(limit.0);
+        if limit < self.limit.get() {
+            return; // Of one that is about to go.
+        }
+        if limit > self.limit.get() {
+            self.limit.set(limit);
             self.last.set(0);
         }
         self.total.add(count.saturating_sub(self.last.get()));

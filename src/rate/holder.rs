@@ -34,9 +34,12 @@ const EVICTIONS_TRIED: usize = 8;
 pub(super) struct Holder {
     shards: u16,
     table: Table<Purse>,
-    waiters: Chains<u64>,
+    /// Those who wait, and whether they hold their token until other limits have spoken.
+    waiters: Chains<(u64, bool)>,
     /// By home: the newest voucher of a purse that has left. Older ones come too late.
     floors: Vec<u64>,
+    /// Requests whose keys found no room, since requests wait for all that have some.
+    pub turned_away: u64,
 }
 
 /// What it holds of one bucket.
@@ -45,6 +48,8 @@ struct Purse {
     /// The newest voucher that was taken.
     voucher: u64,
     left: u32,
+    /// Taken, but other limits may still refuse the request.
+    held: u32,
     spent: u32,
     /// Of those spent, how many the home was told of.
     told: u32,
@@ -65,22 +70,31 @@ struct Purse {
     until: Nanos,
 }
 
+/// What a key takes is said in `tuning/README.md`.
+const _: () = assert!(size_of::<Purse>() <= 88);
+
 impl Purse {
     fn settled(&self) -> Settled {
         let Purse { voucher, spent, at, .. } = *self;
         let voucher = if self.is_own { voucher } else { 0 };
-        Settled { voucher, spent, at, is_last: self.left == 0 }
+        Settled { voucher, spent, at, is_last: self.is_done() }
+    }
+
+    /// Nothing more will be spent of the voucher.
+    fn is_done(&self) -> bool {
+        self.left + self.held == 0
     }
 
     /// Spends one that is left.
-    fn spend(&mut self, now: Nanos) {
+    fn spend(&mut self, holds: bool, now: Nanos) {
         self.left -= 1;
-        self.spent += 1;
+        *(if holds { &mut self.held } else { &mut self.spent }) += 1;
         self.at = now;
     }
 
-    /// What is left is not used any more.
+    /// What is left is not used any more; what is held counts as spent.
     fn close(&mut self) -> Settled {
+        self.spent += std::mem::take(&mut self.held);
         self.left = 0;
         self.is_open = false;
         self.told = self.spent;
@@ -100,6 +114,7 @@ impl Holder {
             table: Table::new(if shards == 1 { 1 } else { spec.keys_of_shard(shards) }),
             waiters: Chains::default(),
             floors: vec![0; usize::from(shards)],
+            turned_away: 0,
         }
     }
 
@@ -118,16 +133,19 @@ impl Holder {
 
     /// A request for a bucket whose home is elsewhere.
     #[inline]
-    pub fn take(&mut self, key: Key, now: Nanos, out: &mut Out) -> Taken {
-        let Some(at) = self.find_or_make(key, out) else { return Taken::TableFull };
+    pub fn take(&mut self, key: Key, holds: bool, now: Nanos, out: &mut Out) -> Taken {
+        let Some(at) = self.find_or_make(key, out) else {
+            self.turned_away += 1;
+            return Taken::TableFull;
+        };
         self.table.touch(at);
         let purse = &mut self.table[at];
         if purse.left > 0 && purse.is_good(now) {
-            purse.spend(now);
+            purse.spend(holds, now);
             if !std::mem::replace(&mut purse.is_dirty, true) {
                 out.dirty(key, now);
             }
-            return Taken::Yes;
+            return Taken::Yes(purse.voucher);
         }
         if !purse.asks && now < purse.ask_after {
             return Taken::No { until: purse.until };
@@ -136,10 +154,13 @@ impl Holder {
     }
 
     /// Waits for a token. `false`: there is no room.
-    pub fn wait(&mut self, key: Key, token: u64, now: Nanos, out: &mut Out) -> bool {
-        let Some(at) = self.find_or_make(key, out) else { return false };
+    pub fn wait(&mut self, key: Key, token: u64, holds: bool, now: Nanos, out: &mut Out) -> bool {
+        let Some(at) = self.find_or_make(key, out) else {
+            self.turned_away += 1;
+            return false;
+        };
         let purse = &mut self.table[at];
-        self.waiters.push(&mut purse.waiters, token);
+        self.waiters.push(&mut purse.waiters, (token, holds));
         purse.waiting += 1;
         if !purse.asks {
             self.begin_ask(at, now, out);
@@ -151,18 +172,23 @@ impl Holder {
     pub fn cancel(&mut self, key: Key, token: u64) -> bool {
         let Some(at) = self.table.find(key) else { return false };
         let purse = &mut self.table[at];
-        let found = self.waiters.remove(&mut purse.waiters, |it| *it == token).is_some();
+        let found = self.waiters.remove(&mut purse.waiters, |it| it.0 == token).is_some();
         purse.waiting -= u32::from(found);
         found
     }
 
-    /// A token that was taken just now is not needed. If its home knows already, it is lost.
-    pub fn put_back(&mut self, key: Key, now: Nanos) {
+    /// A token that is held is spent, or not needed. If the voucher is done with, it was spent.
+    pub fn release(&mut self, key: Key, voucher: u64, is_spent: bool, out: &mut Out) {
         let Some(at) = self.table.find(key) else { return };
         let purse = &mut self.table[at];
-        if purse.is_open && purse.spent > purse.told && purse.is_good(now) {
-            purse.spent -= 1;
-            purse.left += 1;
+        if purse.voucher != voucher || !purse.is_open || purse.held == 0 {
+            return;
+        }
+        purse.held -= 1;
+        *(if is_spent { &mut purse.spent } else { &mut purse.left }) += 1;
+        if purse.is_done() {
+            let settled = purse.close();
+            out.send(home_of(key, self.shards), key, Body::Settle(settled), false);
         }
     }
 
@@ -184,13 +210,13 @@ impl Holder {
             (purse.is_open, purse.is_own) = (true, true);
             while purse.left > 0
                 && purse.is_good(now)
-                && let Some(token) = self.waiters.pop(&mut purse.waiters)
+                && let Some((token, holds)) = self.waiters.pop(&mut purse.waiters)
             {
                 purse.waiting -= 1;
-                purse.spend(now);
-                out.event(Event { token, got: Ok(()) });
+                purse.spend(holds, now);
+                out.event(Event { token, got: Ok(voucher) });
             }
-            if purse.left == 0 {
+            if purse.is_done() {
                 let settled = purse.close();
                 out.send(home_of(key, self.shards), key, Body::Settle(settled), false);
             } else {
@@ -214,7 +240,7 @@ impl Holder {
             return;
         }
         if now < ask_after || tokens == 0 {
-            while let Some(token) = self.waiters.pop(&mut purse.waiters) {
+            while let Some((token, _)) = self.waiters.pop(&mut purse.waiters) {
                 out.event(Event { token, got: Err(until) });
             }
             purse.waiting = 0;
@@ -263,7 +289,7 @@ impl Holder {
         purse.is_dirty = false;
         if purse.is_open && purse.told < purse.spent {
             purse.told = purse.spent;
-            purse.is_open = purse.left > 0;
+            purse.is_open = !purse.is_done();
             let settled = purse.settled();
             out.send(home_of(key, self.shards), key, Body::Settle(settled), false);
         }
@@ -288,8 +314,8 @@ impl Holder {
         let all: Vec<u32> = self.table.by_age().collect();
         for at in all {
             let purse = &mut self.table[at];
-            while let Some(token) = self.waiters.pop(&mut purse.waiters) {
-                out.event(Event { token, got: Ok(()) });
+            while let Some((token, _)) = self.waiters.pop(&mut purse.waiters) {
+                out.event(Event { token, got: Ok(0) });
             }
         }
     }

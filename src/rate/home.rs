@@ -13,7 +13,7 @@ use super::bucket::{Bucket, Rate};
 use super::chain::{Chain, Chains};
 use super::message::{Answer, Ask, Body, Settled};
 use super::table::Table;
-use super::{Key, LIFETIME, Out, RateLimitSpec, Taken, WhenFull};
+use super::{Key, Out, RateLimitSpec, Taken, WhenFull};
 use crate::reconcile::ShardId;
 use crate::reconcile::mutation::{self, Mutation};
 use crate::time::Nanos;
@@ -37,6 +37,7 @@ pub(super) struct Home {
     rate: Rate,
     when_full: WhenFull,
     recall_wait: Duration,
+    lifetime: Duration,
     id: ShardId,
     shards: u16,
     table: Table<Held>,
@@ -44,6 +45,8 @@ pub(super) struct Home {
     asks: Chains<Pending>,
     /// Buckets that were forgotten although they were not full.
     pub evicted_busy: u64,
+    /// Requests whose keys found no room.
+    pub turned_away: u64,
 }
 
 /// One bucket, and what of it is out.
@@ -57,6 +60,9 @@ struct Held {
     asks: Chain,
     recall_after: Nanos,
 }
+
+/// What a key takes is said in `tuning/README.md`.
+const _: () = assert!(size_of::<Held>() <= 40);
 
 #[derive(Debug)]
 struct Voucher {
@@ -82,12 +88,14 @@ impl Home {
             rate: spec.rate,
             when_full: spec.when_full,
             recall_wait: spec.recall_wait,
+            lifetime: spec.lifetime,
             id,
             shards,
             table: Table::new(spec.keys_of_shard(shards)),
             vouchers: Chains::default(),
             asks: Chains::default(),
             evicted_busy: 0,
+            turned_away: 0,
         }
     }
 
@@ -106,6 +114,7 @@ impl Home {
         }
         self.rate = spec.rate;
         (self.when_full, self.recall_wait) = (spec.when_full, spec.recall_wait);
+        self.lifetime = spec.lifetime;
         self.table.set_capacity(spec.keys_of_shard(self.shards));
         while self.table.is_too_full() {
             let oldest = self.table.by_age().next().expect("it is too full");
@@ -116,14 +125,17 @@ impl Home {
     /// A request on this shard.
     #[inline]
     pub fn take(&mut self, key: Key, now: Nanos) -> Taken {
-        let Some(at) = self.find_or_make(key, now) else { return Taken::TableFull };
+        let Some(at) = self.find_or_make(key, now) else {
+            self.turned_away += 1;
+            return Taken::TableFull;
+        };
         self.expire(at, now);
         let Home { rate, table, .. } = self;
         table.touch(at);
         let held = &mut table[at];
         if held.bucket.available(rate, held.reserved(), now) > 0 {
             held.bucket.book(rate, 1, now);
-            return Taken::Yes;
+            return Taken::Yes(0);
         }
         if held.lent > 0 && now >= held.recall_after {
             return Taken::Ask;
@@ -141,6 +153,7 @@ impl Home {
     /// A shard asks. It is answered now, or when others have returned what they do not need.
     pub fn ask(&mut self, from: ShardId, key: Key, ask: Ask, now: Nanos, out: &mut Out) {
         let Some(at) = self.find_or_make(key, now) else {
+            self.turned_away += u64::from(ask.wanted);
             // Nobody knows when there will be room.
             let (ask_after, until) = (now + RECALL_PAUSE, now + Duration::from_secs(1));
             let none = Answer {
@@ -295,7 +308,7 @@ impl Home {
             voucher = out.next_voucher();
             let held = &mut self.table[at];
             held.lent += tokens;
-            let use_by = now + LIFETIME;
+            let use_by = now + self.lifetime;
             let new =
                 Voucher { number: voucher, shard: to, tokens, spent: 0, use_by, recalled: None };
             self.vouchers.push(&mut held.vouchers, new);
@@ -312,7 +325,14 @@ impl Home {
                 ask_after = ask_after.min(now + RECALL_PAUSE);
             }
         }
-        Answer { number: ask.number, voucher, tokens, use_by: now + LIFETIME, ask_after, until }
+        Answer {
+            number: ask.number,
+            voucher,
+            tokens,
+            use_by: now + self.lifetime,
+            ask_after,
+            until,
+        }
     }
 
     /// Tokens beyond those that are asked for, for a shard that will ask again at once: a part of

@@ -23,7 +23,8 @@
 //! turn begins    receive(from, message, now) for all that the mailbox has, then turn(now)
 //! a request      take -> Yes: go; No: refuse; TableFull: refuse
 //!                     -> Ask: wait(token), with a timeout: cancel
-//!                put_back, if another limit refuses the same request
+//!                take and wait with `holds`, if other limits may still refuse the request; then
+//!                release: spent, or put back
 //! after a call   next_event() until None: wakes the request that waits under that token
 //! turn ends      outgoing() until None. What does not fit is dropped
 //! sleeping       until the bell rings, or next_due()
@@ -71,8 +72,8 @@ use holder::{Holder, home_of};
 use home::Home;
 use message::Body;
 
-/// How long a voucher is good. Tokens of a shard that stalls are lost to the others for so long.
-pub const LIFETIME: Duration = Duration::from_secs(1);
+/// A shorter life would cost tokens whenever a loop is late.
+pub const LIFETIME_MIN: Duration = Duration::from_secs(1);
 
 /// Limits of one route: a request carries the keys of those that it still has to pass.
 pub const ROUTE_LIMITS_MAX: usize = 4;
@@ -96,6 +97,9 @@ pub struct RateLimitSpec {
     /// How long an ask waits for what others may return: a message there and back, with loops that
     /// are late. The requests behind it wait longer.
     pub recall_wait: Duration,
+    /// How long a voucher is good, at least [`LIFETIME_MIN`]. Tokens of a shard that stalls are lost
+    /// to the others for so long, and then count as spent.
+    pub lifetime: Duration,
 }
 
 impl RateLimitSpec {
@@ -117,8 +121,8 @@ pub enum WhenFull {
 /// Whether there was a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Taken {
-    /// It is taken.
-    Yes,
+    /// It is taken, of this voucher; 0: of the bucket itself.
+    Yes(u64),
     /// There is none.
     No {
         /// Until then, as far as is known.
@@ -135,8 +139,19 @@ pub enum Taken {
 pub struct Event {
     /// The caller's name for it.
     pub token: u64,
-    /// It has its token; or there is none until then.
-    pub got: Result<(), Nanos>,
+    /// It has its token, of this voucher; or there is none until then.
+    pub got: Result<u64, Nanos>,
+}
+
+/// How full a table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TableState {
+    /// Buckets that are kept.
+    pub keys: usize,
+    /// Buckets that were forgotten although they were not full.
+    pub evicted_busy: u64,
+    /// Requests whose keys found no room.
+    pub turned_away: u64,
 }
 
 /// One shard's part in all limits.
@@ -286,35 +301,50 @@ impl RateLimiter {
     // ---- Requests -----------------------------------------------------------------------------
 
     /// A token for one request, now or not at all. Of a limit that has gone there are always some.
+    /// `holds`: [`RateLimiter::release`] follows.
     #[inline]
-    pub fn take(&mut self, limit: RateLimitId, key: Key, now: Nanos) -> Taken {
+    pub fn take(&mut self, limit: RateLimitId, key: Key, holds: bool, now: Nanos) -> Taken {
         let RateLimiter { id, shards, limits, out } = self;
-        let Some(Some(limit)) = limits.get_mut(limit.0 as usize) else { return Taken::Yes };
+        let Some(Some(limit)) = limits.get_mut(limit.0 as usize) else { return Taken::Yes(0) };
         if home_of(key, *shards) == *id {
             return limit.home.take(key, now);
         }
         out.limit = limit.spec.id;
-        let taken = limit.holder.take(key, now, out);
+        let taken = limit.holder.take(key, holds, now, out);
         self.dispatch(now);
         taken
     }
 
-    /// A token that was taken in this turn is not needed after all.
-    pub fn put_back(&mut self, limit: RateLimitId, key: Key, now: Nanos) {
-        let Some(Some(limit)) = self.limits.get_mut(limit.0 as usize) else { return };
-        if home_of(key, self.shards) == self.id {
-            limit.home.put_back(key);
-        } else {
-            limit.holder.put_back(key, now);
-        }
+    /// A token that is held, of this voucher, is spent; or it is not needed after all.
+    pub fn release(
+        &mut self,
+        limit: RateLimitId,
+        key: Key,
+        voucher: u64,
+        is_spent: bool,
+        now: Nanos,
+    ) {
+        self.of(limit, |limit, out| match voucher {
+            0 if is_spent => {}
+            0 => limit.home.put_back(key),
+            voucher => limit.holder.release(key, voucher, is_spent, out),
+        });
+        self.dispatch(now);
     }
 
     /// After [`Taken::Ask`]: waits for a token. An [`Event`] with this one follows, unless
     /// [`RateLimiter::cancel`] says `true`; the caller bounds the time. `false`: there is no room.
-    pub fn wait(&mut self, limit: RateLimitId, key: Key, token: u64, now: Nanos) -> bool {
+    pub fn wait(
+        &mut self,
+        limit: RateLimitId,
+        key: Key,
+        token: u64,
+        holds: bool,
+        now: Nanos,
+    ) -> bool {
         let Some(Some(limit)) = self.limits.get_mut(limit.0 as usize) else { return false };
         self.out.limit = limit.spec.id;
-        let waits = limit.holder.wait(key, token, now, &mut self.out);
+        let waits = limit.holder.wait(key, token, holds, now, &mut self.out);
         self.dispatch(now);
         waits
     }
@@ -388,12 +418,16 @@ impl RateLimiter {
 
     // ---- Looking ------------------------------------------------------------------------------
 
-    /// Buckets of a limit that are kept here, and how many were forgotten although they were not
-    /// full.
-    pub fn table(&self, limit: RateLimitId) -> (usize, u64) {
-        match self.limits.get(limit.0 as usize) {
-            Some(Some(limit)) => (limit.home.keys(), limit.home.evicted_busy),
-            _ => (0, 0),
+    /// How full a limit's table is here.
+    pub fn table(&self, limit: RateLimitId) -> TableState {
+        let Some(Some(limit)) = self.limits.get(limit.0 as usize) else {
+            return TableState::default();
+        };
+        let Limit { home, holder, .. } = &**limit;
+        TableState {
+            keys: home.keys(),
+            evicted_busy: home.evicted_busy,
+            turned_away: home.turned_away + holder.turned_away,
         }
     }
 

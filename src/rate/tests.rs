@@ -12,6 +12,7 @@ fn spec(requests: u32, burst: u32) -> RateLimitSpec {
         keys_max: 1_000,
         when_full: WhenFull::Refuse,
         recall_wait: Duration::from_millis(20),
+        lifetime: LIFETIME_MIN,
     }
 }
 
@@ -36,18 +37,18 @@ impl Process {
 
     /// A request: admitted, or refused until then.
     fn ask(&mut self, shard: usize, key: Key) -> Result<(), Nanos> {
-        match self.nodes[shard].take(RateLimitId(0), key, self.now) {
-            Taken::Yes => Ok(()),
+        match self.nodes[shard].take(RateLimitId(0), key, false, self.now) {
+            Taken::Yes(_) => Ok(()),
             Taken::No { until } => Err(until),
             Taken::TableFull => Err(Nanos::NEVER),
             Taken::Ask => {
                 self.tokens += 1;
-                assert!(self.nodes[shard].wait(RateLimitId(0), key, self.tokens, self.now));
+                assert!(self.nodes[shard].wait(RateLimitId(0), key, self.tokens, false, self.now));
                 loop {
                     if let Some(event) = self.nodes[shard].next_event() {
                         assert_eq!(event.token, self.tokens);
                         self.carry();
-                        return event.got;
+                        return event.got.map(|_| ());
                     }
                     assert!(self.carry() || self.pass(Duration::from_millis(1)), "it waits on");
                 }
@@ -153,8 +154,11 @@ fn a_token_that_is_put_back_can_be_taken_again() {
         let key = key_at(0, 2, 0);
         assert_eq!(process.admitted(shard, key, 5), 5);
         // It has some now, or they are its own.
-        assert_eq!(process.nodes[shard].take(RateLimitId(0), key, process.now), Taken::Yes);
-        process.nodes[shard].put_back(RateLimitId(0), key, process.now);
+        let node = &mut process.nodes[shard];
+        let Taken::Yes(voucher) = node.take(RateLimitId(0), key, true, process.now) else {
+            panic!("it has none");
+        };
+        node.release(RateLimitId(0), key, voucher, false, process.now);
         assert_eq!(process.admitted(shard, key, 100), 45);
     }
 }
@@ -167,17 +171,19 @@ fn buckets_that_are_full_again_make_room_and_busy_ones_do_not() {
         let key = |n| key_at(0, 1, n);
         assert!(process.ask(0, key(0)).is_ok() && process.ask(0, key(1)).is_ok());
         let third = process.ask(0, key(2));
-        let (keys, evicted) = process.nodes[0].table(RateLimitId(0));
+        let table = process.nodes[0].table(RateLimitId(0));
+        assert_eq!(table.keys, 2);
+        let counted = (table.evicted_busy, table.turned_away);
         match when_full {
-            WhenFull::Refuse => assert_eq!((third, keys, evicted), (Err(Nanos::NEVER), 2, 0)),
+            WhenFull::Refuse => assert_eq!((third, counted), (Err(Nanos::NEVER), (0, 1))),
             WhenFull::Evict => {
-                assert_eq!((third, keys, evicted), (Ok(()), 2, 1));
+                assert_eq!((third, counted), (Ok(()), (1, 0)));
                 assert!(process.ask(0, key(1)).is_err(), "the older one was forgotten");
             }
         }
         process.pass(Duration::from_secs(1));
         assert!(process.ask(0, key(3)).is_ok(), "they are full again");
-        assert_eq!(process.nodes[0].table(RateLimitId(0)), (2, evicted));
+        assert_eq!(process.nodes[0].table(RateLimitId(0)), table, "and nothing was lost");
     }
 }
 

@@ -644,17 +644,38 @@ impl Agreement {
 
     /// See [`crate::rate::RateLimiter::take`].
     #[inline]
-    pub fn take_token(&self, limit: RateLimitId, key: Key, now: Nanos) -> Taken {
-        let taken = self.rates.take(limit, key, now);
+    pub fn take_token(&self, limit: RateLimitId, key: Key, holds: bool, now: Nanos) -> Taken {
+        let taken = self.rates.take(limit, key, holds, now);
         if self.rates.has_news(self.armed.get()) {
             self.wake_main();
         }
         taken
     }
 
+    /// See [`crate::rate::RateLimiter::release`].
+    pub fn release_token(
+        &self,
+        limit: RateLimitId,
+        key: Key,
+        voucher: u64,
+        is_spent: bool,
+        now: Nanos,
+    ) {
+        self.rates.release(limit, key, voucher, is_spent, now);
+        if self.rates.has_news(self.armed.get()) {
+            self.wake_main();
+        }
+    }
+
     /// Waits for a token of another shard; `None` where there is no room for one more key.
-    pub fn wait_token(&self, limit: RateLimitId, key: Key, now: Nanos) -> Option<TokenWait<'_>> {
-        let wait = self.rates.wait(limit, key, now);
+    pub fn wait_token(
+        &self,
+        limit: RateLimitId,
+        key: Key,
+        holds: bool,
+        now: Nanos,
+    ) -> Option<TokenWait<'_>> {
+        let wait = self.rates.wait(limit, key, holds, now);
         if self.rates.has_news(self.armed.get()) {
             self.wake_main();
         }

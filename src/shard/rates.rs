@@ -31,7 +31,7 @@ pub struct Rates {
 #[derive(Default)]
 struct Entry {
     waker: Option<Waker>,
-    got: Option<Result<(), Nanos>>,
+    got: Option<Result<u64, Nanos>>,
 }
 
 impl Rates {
@@ -67,10 +67,9 @@ impl Rates {
         self.limiter.borrow_mut().activate(&plan.rates, now);
         self.follow_up();
         for (at, counters) in self.counters.borrow_mut().iter_mut().enumerate() {
-            if !plan.rates.iter().any(|spec| spec.id.0 as usize == at) {
-                if let Some(gone) = counters.take() {
-                    gone.keys.set(0);
-                }
+            let stays = plan.rates.iter().any(|spec| spec.id.0 as usize == at);
+            if !stays && let Some(gone) = counters.take() {
+                gone.keys.set(0);
             }
         }
         for spec in &plan.rates {
@@ -80,23 +79,30 @@ impl Rates {
 
     // ---- Requests -----------------------------------------------------------------------------
 
-    /// A token for one request, now or not at all.
+    /// See [`RateLimiter::take`].
     #[inline]
-    pub fn take(&self, limit: RateLimitId, key: Key, now: Nanos) -> Taken {
-        let taken = self.limiter.borrow_mut().take(limit, key, now);
+    pub fn take(&self, limit: RateLimitId, key: Key, holds: bool, now: Nanos) -> Taken {
+        let taken = self.limiter.borrow_mut().take(limit, key, holds, now);
         self.follow_up();
         taken
     }
 
-    /// A token is not needed after all.
-    pub fn put_back(&self, limit: RateLimitId, key: Key, now: Nanos) {
-        self.limiter.borrow_mut().put_back(limit, key, now);
+    /// See [`RateLimiter::release`].
+    pub fn release(&self, limit: RateLimitId, key: Key, voucher: u64, is_spent: bool, now: Nanos) {
+        self.limiter.borrow_mut().release(limit, key, voucher, is_spent, now);
+        self.follow_up();
     }
 
     /// Waits for a token; `None` where there is no room for one more key.
-    pub fn wait(&self, limit: RateLimitId, key: Key, now: Nanos) -> Option<TokenWait<'_>> {
+    pub fn wait(
+        &self,
+        limit: RateLimitId,
+        key: Key,
+        holds: bool,
+        now: Nanos,
+    ) -> Option<TokenWait<'_>> {
         let at = self.waits.borrow_mut().insert(Entry::default());
-        if !self.limiter.borrow_mut().wait(limit, key, at as u64, now) {
+        if !self.limiter.borrow_mut().wait(limit, key, at as u64, holds, now) {
             self.waits.borrow_mut().remove(at);
             return None;
         }
@@ -113,10 +119,11 @@ impl Rates {
 
     /// The buckets that are kept may have changed.
     pub fn publish_table(&self, limit: RateLimitId) {
-        let (keys, evicted) = self.limiter.borrow().table(limit);
+        let table = self.limiter.borrow().table(limit);
         if let Some(Some(counters)) = self.counters.borrow().get(limit.0 as usize) {
-            counters.keys.set(keys as i64);
-            counters.evicted.raise_to(limit, evicted);
+            counters.keys.set(table.keys as i64);
+            counters.evicted.raise_to(limit, table.evicted_busy);
+            counters.table_full.raise_to(limit, table.turned_away);
         }
     }
 
@@ -175,10 +182,10 @@ pub struct TokenWait<'a> {
 }
 
 impl Future for TokenWait<'_> {
-    /// There is a token; or none until then.
-    type Output = Result<(), Nanos>;
+    /// There is a token, of this voucher; or none until then.
+    type Output = Result<u64, Nanos>;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<(), Nanos>> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<u64, Nanos>> {
         let at = self.at.expect("polled after its end");
         let mut waits = self.rates.waits.borrow_mut();
         let entry = &mut waits[at];
@@ -197,8 +204,8 @@ impl Drop for TokenWait<'_> {
     fn drop(&mut self) {
         let Some(at) = self.at else { return };
         let entry = self.rates.waits.borrow_mut().remove(at);
-        if entry.got == Some(Ok(())) {
-            self.rates.put_back(self.limit, self.key, Nanos::now());
+        if let Some(Ok(voucher)) = entry.got {
+            self.rates.release(self.limit, self.key, voucher, false, Nanos::now());
         } else if entry.got.is_none() {
             self.rates.limiter.borrow_mut().cancel(self.limit, self.key, at as u64);
         }

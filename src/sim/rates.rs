@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::{Fault, Settings, Tally};
 use crate::rate::{
-    Key, LIFETIME, Message, Rate, RateLimitId, RateLimitSpec, RateLimiter, Taken, WhenFull,
+    Key, LIFETIME_MIN, Message, Rate, RateLimitId, RateLimitSpec, RateLimiter, Taken, WhenFull,
 };
 use crate::reconcile::ShardId;
 use crate::rng::{Rng, splitmix};
@@ -114,6 +114,9 @@ struct Waiting {
     limit: RateLimitId,
     key: Key,
     until: Nanos,
+    /// Another limit refuses it when it has its token.
+    refused: bool,
+    holds: bool,
 }
 
 struct World {
@@ -129,8 +132,6 @@ struct World {
     tokens: u64,
     /// When tokens were taken, by limit and key; ascending.
     taken: BTreeMap<(RateLimitId, Key), Vec<Nanos>>,
-    /// What became of those who have waited.
-    outcomes: BTreeMap<u64, bool>,
     tally: Tally,
 }
 
@@ -167,6 +168,7 @@ impl World {
                 // One limit has room for too few.
                 keys_max: if id == 0 { 1 + fates.below(3) as u32 } else { 1_000 },
                 recall_wait: Duration::from_millis(20),
+                lifetime: LIFETIME_MIN,
                 when_full: [WhenFull::Evict, WhenFull::Refuse][fates.below(2) as usize],
             }
         };
@@ -189,7 +191,6 @@ impl World {
             waiting: BTreeMap::new(),
             tokens: 0,
             taken: BTreeMap::new(),
-            outcomes: BTreeMap::new(),
             tally: Tally::default(),
             fates,
         }
@@ -290,14 +291,20 @@ impl World {
     fn after(&mut self, shard: usize) -> Result<(), Fault> {
         let clock = self.nodes[shard].clock;
         while let Some(event) = self.nodes[shard].limiter.next_event() {
-            let Some(Waiting { limit, key, .. }) = self.waiting.remove(&event.token) else {
+            let Some(waiting) = self.waiting.remove(&event.token) else {
                 return Err(Fault::Safety(format!("{event:?} is about nobody")));
             };
-            self.outcomes.insert(event.token, event.got.is_ok());
+            let Waiting { limit, key, refused, holds, .. } = waiting;
             match event.got {
-                Ok(()) => {
+                Ok(voucher) => {
                     self.tally.tokens_waited += 1;
-                    self.took(limit, key, clock)?;
+                    if holds {
+                        let limiter = &mut self.nodes[shard].limiter;
+                        limiter.release(limit, key, voucher, !refused, clock);
+                    }
+                    if !refused {
+                        self.took(limit, key, clock)?;
+                    }
                 }
                 Err(_) => self.tally.tokens_refused += 1,
             }
@@ -326,37 +333,42 @@ impl World {
         }
     }
 
-    /// One request. Gives its name, if it waits.
+    /// One request.
     fn take(
         &mut self,
         shard: usize,
         limit: RateLimitId,
         key: Key,
         refused: bool,
-    ) -> Result<Option<u64>, Fault> {
+    ) -> Result<(), Fault> {
         let node = &mut self.nodes[shard];
         let clock = node.clock;
-        match node.limiter.take(limit, key, clock) {
-            Taken::Yes if refused => node.limiter.put_back(limit, key, clock),
-            Taken::Yes => self.took(limit, key, clock)?,
+        self.tokens += 1;
+        let token = self.tokens;
+        let holds = refused || token.is_multiple_of(2);
+        match node.limiter.take(limit, key, holds, clock) {
+            Taken::Yes(voucher) => {
+                if holds {
+                    node.limiter.release(limit, key, voucher, !refused, clock);
+                }
+                if !refused {
+                    self.took(limit, key, clock)?;
+                }
+            }
             Taken::No { until } if until < clock => {
                 return Err(Fault::Safety("a token was there before it was refused".into()));
             }
             Taken::No { .. } | Taken::TableFull => self.tally.tokens_refused += 1,
             Taken::Ask => {
-                self.tokens += 1;
-                let token = self.tokens;
-                self.waiting
-                    .insert(token, Waiting { shard, limit, key, until: self.now + PATIENCE });
-                if !node.limiter.wait(limit, key, token, clock) {
+                let until = self.now + PATIENCE;
+                let waiting = Waiting { shard, limit, key, until, refused, holds };
+                self.waiting.insert(token, waiting);
+                if !node.limiter.wait(limit, key, token, holds, clock) {
                     self.waiting.remove(&token);
                 }
-                self.after(shard)?;
-                return Ok(Some(token));
             }
         }
-        self.after(shard)?;
-        Ok(None)
+        self.after(shard)
     }
 
     /// A token was taken: looks at every window that it is in.
@@ -365,7 +377,7 @@ impl World {
         let times = self.taken.entry((limit, key)).or_default();
         let place = times.partition_point(|other| *other <= at);
         times.insert(place, at);
-        if self.nodes.iter().any(|node| node.limiter.table(limit).1 > 0) {
+        if self.nodes.iter().any(|node| node.limiter.table(limit).evicted_busy > 0) {
             return Ok(()); // A bucket was forgotten, and that was said.
         }
         let rate = self.specs[limit.0 as usize].rate;
@@ -409,18 +421,18 @@ impl World {
                 continue;
             }
             for key in (0..KEYS).map(key_of) {
-                self.run(self.refill(at) + LIFETIME)?;
+                self.run(self.refill(at) + LIFETIME_MIN)?;
                 let first = self.fates.below(self.nodes.len() as u64) as usize;
                 let second = self.fates.below(self.nodes.len() as u64) as usize;
                 self.burst_is_whole(at, key, first, second)?;
-                self.run(self.refill(at) + LIFETIME)?;
+                self.run(self.refill(at) + LIFETIME_MIN)?;
                 // What is lent in advance and not used comes back, before it would be lost.
                 let (interval, burst) = (self.interval(at), self.specs[at].rate.burst());
                 let mut spent = 0;
                 for _ in 0..burst / 3 {
                     spent += self.ask_for(first, limit, key, 1)?;
                 }
-                self.run(LIFETIME.max(interval * spent) + ANSWER)?;
+                self.run(LIFETIME_MIN.max(interval * spent) + ANSWER)?;
                 let got = self.ask_for(second, limit, key, burst)?;
                 if got < burst {
                     let what = format!("{got} of {burst} of {limit:?} are back on {second}");
@@ -470,7 +482,6 @@ impl World {
         key: Key,
         count: u32,
     ) -> Result<u32, Fault> {
-        self.outcomes.clear();
         let before = self.tally.tokens;
         self.turn(shard)?;
         for _ in 0..count {
