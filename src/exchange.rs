@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use crate::admit::Order;
 use crate::answer::Answered;
+use crate::balance::Zone;
 use crate::http::encode::Persistence;
 use crate::http::head::Framing;
 use crate::net::{Socket, Timer, would_block};
@@ -40,7 +41,7 @@ use crate::upstream::{Connection, Endpoint};
 use patience::{Uploading, Waiting};
 use place::{Opening, Place};
 use reply::Reply;
-use retry::{Avoided, Tries};
+use retry::Tries;
 
 pub use patience::within;
 
@@ -191,7 +192,7 @@ impl<'a> Exchange<'a> {
     pub async fn run(
         &mut self,
         order: &mut Order,
-        cluster: usize,
+        mut cluster: usize,
         hash: Option<u64>,
         breaker: Option<usize>,
     ) -> Result<Outcome, Failure> {
@@ -220,16 +221,18 @@ impl<'a> Exchange<'a> {
         let (mut endpoint, mut place) = match placed {
             Ok(placed) => placed,
             Err(chosen) => {
-                let none = Avoided::default();
-                let placed = Box::pin(self.place(order, cluster, hash, chosen, none)).await;
+                let first = cluster;
+                let placed = Box::pin(self.place_first(order, &mut cluster, hash, chosen)).await;
                 now = Nanos::now();
                 let (endpoint, mut place) =
                     placed.map_err(|reason| Failure::untold(reason, body_left))?;
                 place.has_waited();
+                // The route's breaker is for the cluster that it named.
+                route = route.filter(|_| cluster == first);
                 (endpoint, place)
             }
         };
-        order.endpoint = Some(endpoint.clone());
+        self.asks(order, &endpoint);
         if let Some(route) = route {
             place.set_route(route);
         }
@@ -377,7 +380,7 @@ impl<'a> Exchange<'a> {
                 Err(reason) => break failure.unwrap_or_else(|| Failure::untold(reason, body_left)),
             }
             now = Nanos::now();
-            order.endpoint = Some(endpoint.clone());
+            self.asks(order, &endpoint);
             order.probe_until = place.probe_until();
             kept = self.take_kept(order, &endpoint, &pool, replayable, now);
         };
@@ -389,6 +392,17 @@ impl<'a> Exchange<'a> {
             endpoint.learn(said, ended.since(now), ended);
         }
         Err(failure)
+    }
+
+    /// The order goes to this endpoint now.
+    #[inline(always)]
+    fn asks(&self, order: &mut Order, endpoint: &Rc<Endpoint>) {
+        order.endpoint = Some(endpoint.clone());
+        match endpoint.zone() {
+            Zone::Unknown => {}
+            Zone::Own => self.shard.counters.zone_own.add(1),
+            Zone::Other => self.shard.counters.zone_other.add(1),
+        }
     }
 
     /// A connection that is there already.

@@ -10,6 +10,8 @@ use super::suggest;
 use super::tree::Node;
 use super::values::Name;
 
+mod balance;
+
 mod clusters;
 
 mod health;
@@ -64,6 +66,8 @@ pub(crate) fn check(
     checker.listeners();
     checker.clusters();
     checker.routes();
+    checker.fallbacks();
+    checker.zones();
     checker.shadowed();
     checker.unused();
     checker.findings

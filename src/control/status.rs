@@ -192,6 +192,8 @@ fn cluster_views<'a>(plan: &'a Plan, past_trips: &mut PastTrips) -> Vec<ClusterV
             breakers: breakers.remove(&cluster.id).unwrap_or_default(),
             health: health_views(cluster, health),
             in_panic: health.in_panic(),
+            endpoints: cluster.endpoints.len(),
+            keeps_endpoints: cluster.keeps_endpoints,
             trips: now + past_trips.of(&cluster.name),
         }
     });

@@ -321,6 +321,32 @@ impl<'a> Exchange<'a> {
         picked.cloned()
     }
 
+    /// The place of a first try, even if it has to be waited for; in the cluster that stands in, where
+    /// no endpoint of this one can be chosen.
+    ///
+    /// # Errors
+    /// Why there is none, in the last cluster.
+    pub(super) async fn place_first(
+        &mut self,
+        order: &mut Order,
+        cluster: &mut usize,
+        hash: Option<u64>,
+        chosen: Option<Rc<Endpoint>>,
+    ) -> Result<(Rc<Endpoint>, Place<'a>), Reason> {
+        let none = Avoided::default();
+        let mut placed = self.place(order, *cluster, hash, chosen, none).await;
+        // No cluster comes twice, as `check` knows.
+        while let Err(Reason::NoEndpoint | Reason::BreakerOpen) = placed
+            && let Some(next) = order.fallback(*cluster)
+        {
+            *cluster = next;
+            order.fall_back_to(next);
+            self.shard.counters.cluster_fallbacks.add(1);
+            placed = self.place(order, next, hash, None, none).await;
+        }
+        placed
+    }
+
     /// A place, even if it has to be waited for: by the newest plan, where the endpoint comes from.
     /// `chosen`: where to look first. `avoided`: of earlier tries.
     ///
@@ -375,9 +401,10 @@ impl<'a> Exchange<'a> {
                 Err(Some(reason)) => return Err(reason),
                 Err(None) => continue,
             };
-            let has_other =
-                matches!(what, For::Permit(_)) && plan.has(at, |slot| agreement.admits(slot, now));
-            if has_other {
+            let needs_permit = matches!(what, For::Permit(_));
+            let has_other = needs_permit && plan.has(at, |slot| agreement.admits(slot, now));
+            let falls_back = needs_permit && avoided.is_empty() && order.fallback(cluster).is_some();
+            if has_other || falls_back {
                 // A short wait, and then to the others; the permit is for who comes next.
                 let until = until.min(now.after(spec.breaker.permit_wait));
                 match self.wait(wait, until).await? {
@@ -386,6 +413,9 @@ impl<'a> Exchange<'a> {
                     }
                     Waited::News(_) => continue,
                     Waited::Late(wait) => wait.step_aside(),
+                }
+                if !has_other {
+                    return Err(Reason::BreakerOpen);
                 }
                 continue;
             }

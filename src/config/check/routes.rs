@@ -343,6 +343,13 @@ impl Checker<'_> {
         for route in &self.config.routes {
             used.extend(&route.cluster);
             used.extend(route.clusters.iter().map(|part| &part.name));
+            used.extend(&route.fallback_cluster);
+        }
+        // Those that stand in for a cluster that is used, in any number of steps.
+        for _ in &self.config.clusters {
+            let known = self.config.clusters.iter().filter(|it| used.contains(&it.name));
+            let more: Vec<_> = known.filter_map(|it| it.fallback_cluster.as_ref()).collect();
+            used.extend(more);
         }
         for (index, cluster) in self.config.clusters.iter().enumerate() {
             if !used.contains(&cluster.name) {
