@@ -73,7 +73,7 @@ fn profiles_serve() {
 
 /// Where a part of the configuration is explained: the section of the README, and what stands before
 /// its keys there.
-const TUNING: [(&str, &str, &str); 21] = [
+const TUNING: [(&str, &str, &str); 23] = [
     ("Shards", "Threads", ""),
     ("PerCore", "Threads", "per_core"),
     ("ListenerTimeouts", "Clients", "timeouts."),
@@ -85,6 +85,8 @@ const TUNING: [(&str, &str, &str); 21] = [
     ("RouteTimeouts", "Routes", "timeouts."),
     ("Retries", "Routes", "retries."),
     ("RingHash", "Origins", "balance.ring_hash."),
+    ("ZoneAware", "Origins", "zone_aware."),
+    ("Aperture", "Origins", "aperture."),
     ("Pool", "Origins", "pool."),
     ("ClusterTimeouts", "Origins", "timeouts."),
     ("Limits", "Origins", "limits."),

@@ -49,6 +49,8 @@ mod retry;
 
 mod health;
 
+mod parts;
+
 mod timeouts;
 
 mod bounds;
