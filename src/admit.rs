@@ -165,7 +165,9 @@ impl Order {
         let own = self.plan.cluster(cluster).fallback;
         match &self.routed().action {
             // The route speaks for its own clusters only.
-            route::Action::Forward(forward) if forward.clusters.clusters().any(|it| it == cluster) => {
+            route::Action::Forward(forward)
+                if forward.clusters.clusters().any(|it| it == cluster) =>
+            {
                 forward.fallback.or(own)
             }
             _ => own,

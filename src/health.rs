@@ -125,8 +125,11 @@ impl ClusterHealth {
         }
         let panicked = before.panics.load(Ordering::Relaxed);
         // Another number of tiers: who is in panic is found out anew.
-        self.panics =
-            AtomicU32::new(if self.tiers.is_empty() == before.tiers.is_empty() { panicked } else { 0 });
+        self.panics = AtomicU32::new(if self.tiers.is_empty() == before.tiers.is_empty() {
+            panicked
+        } else {
+            0
+        });
         self.sum_up();
     }
 

@@ -309,7 +309,13 @@ mod tests {
             let mut in_flight = vec![0; 48];
             in_flight[47] = all;
             for step in from * 10..to * 10 {
-                slice.pick(&Busy(&in_flight), at(f64::from(step) / 10.0), |_| true, |_| true, |_| true);
+                slice.pick(
+                    &Busy(&in_flight),
+                    at(f64::from(step) / 10.0),
+                    |_| true,
+                    |_| true,
+                    |_| true,
+                );
                 if widths.last() != Some(&slice.width()) {
                     widths.push(slice.width());
                 }

@@ -94,9 +94,8 @@ impl Tiering {
         });
         let tiers: Vec<Spec> = tiers.collect();
         let plain = tiers.len() <= 1 && tiers.iter().all(|tier| tier.zones.is_none());
-        let tier_of = |it: &Endpoint| {
-            priorities.partition_point(|priority| *priority < it.priority) as u8
-        };
+        let tier_of =
+            |it: &Endpoint| priorities.partition_point(|priority| *priority < it.priority) as u8;
         let of = endpoints.iter().map(tier_of).collect();
         (!plain).then_some(Tiering { tiers, of, zones })
     }
@@ -159,9 +158,8 @@ impl Tiers {
     /// `shards`: how many share what may be in flight.
     pub fn new(tiering: &Tiering, policy: &Policy, shards: u32, seed: u64) -> Tiers {
         let mut rng = Rng::new(seed);
-        let mut group = |seats: &[(u32, u32)], table: &Table| {
-            Group::new(seats, table, policy, rng.bits())
-        };
+        let mut group =
+            |seats: &[(u32, u32)], table: &Table| Group::new(seats, table, policy, rng.bits());
         let tiers = tiering.tiers.iter().map(|spec| Tier {
             all: group(&spec.all, &spec.table),
             zones: spec.zones.as_ref().map(|[own, others]| Zones {
@@ -309,7 +307,7 @@ impl Tiers {
 
 /// Of [`WHOLE`], from 64 random bits.
 fn part_of_whole(random: u64) -> u32 {
-    ((random >> 32) * u64::from(WHOLE) >> 32) as u32
+    (((random >> 32) * u64::from(WHOLE)) >> 32) as u32
 }
 
 #[cfg(test)]
@@ -392,9 +390,12 @@ mod tests {
             assert!(down.iter().all(|index| counts[*index] == 0));
         }
         let three: Vec<_> = (0..300).map(|at| (at / 100 * 10, Zone::Unknown)).collect();
-        for (up, shares) in
-            [([100; 3], [100, 0, 0]), ([50, 20, 100], [70, 28, 2]), ([25, 25, 25], [35, 35, 30]), ([10, 20, 20], [20, 40, 40])]
-        {
+        for (up, shares) in [
+            ([100; 3], [100, 0, 0]),
+            ([50, 20, 100], [70, 28, 2]),
+            ([25, 25, 25], [35, 35, 30]),
+            ([10, 20, 20], [20, 40, 40]),
+        ] {
             let mut tiers = tiers(&Policy::LeastRequest, &three);
             let gone = (0..3).flat_map(|tier| tier * 100 + up[tier]..tier * 100 + 100);
             let counts = counts(&mut tiers, 300, &gone.collect::<Vec<_>>(), &[]);
@@ -415,7 +416,8 @@ mod tests {
         near(got[..10].iter().sum(), 20);
         assert!(got[..10].iter().all(|count| *count > 100), "{got:?}");
         near(got[10..20].iter().sum(), 40);
-        let mut all = tiers(&Policy::Random, &[(0, Zone::Unknown), (1, Zone::Unknown), (1, Zone::Unknown)]);
+        let mut all =
+            tiers(&Policy::Random, &[(0, Zone::Unknown), (1, Zone::Unknown), (1, Zone::Unknown)]);
         let got = counts(&mut all, 3, &[0, 1, 2], &[0, 1]);
         near(got[0], 33);
         near(got[1] + got[2], 67);

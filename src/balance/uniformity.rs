@@ -225,7 +225,14 @@ fn slices_save_connections_and_keep_shares_even() {
         let mut world = World::new(count, shards, |at| {
             let weights = list.iter().map(|endpoint| endpoint.weight);
             match is_slice {
-                true => Choice::Slice(Aperture::new(policy, weights, settings, (at, shards), 0.0, at as u64)),
+                true => Choice::Slice(Aperture::new(
+                    policy,
+                    weights,
+                    settings,
+                    (at, shards),
+                    0.0,
+                    at as u64,
+                )),
                 false => Choice::All(Balancer::new(policy, &list, at as u64)),
             }
         });
@@ -319,7 +326,8 @@ fn bounded_load_holds_its_bound() {
             if under_way.len() == 200 {
                 in_flight[under_way.pop_front().unwrap()] -= 1;
             }
-            let picked = balancer.pick(&super::tests::Busy(&in_flight), Some(*key), |_| true).unwrap();
+            let picked =
+                balancer.pick(&super::tests::Busy(&in_flight), Some(*key), |_| true).unwrap();
             in_flight[picked] += 1;
             under_way.push_back(picked);
             let all = under_way.len() as u32;
@@ -413,7 +421,8 @@ fn keys_move_once_in_a_slow_start() {
     health.sum_up();
     let loads = super::tests::Busy(&[]);
     let homes = (0..500u64).map(|key| xxh64(&key.to_le_bytes(), 0));
-    let homes: Vec<u64> = homes.filter(|key| balancer.pick(&loads, Some(*key), |_| true) == Some(7)).collect();
+    let homes: Vec<u64> =
+        homes.filter(|key| balancer.pick(&loads, Some(*key), |_| true) == Some(7)).collect();
     assert!(homes.len() > 20);
     for key in homes {
         let mut places: Vec<usize> = (1..32u64)

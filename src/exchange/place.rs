@@ -403,7 +403,8 @@ impl<'a> Exchange<'a> {
             };
             let needs_permit = matches!(what, For::Permit(_));
             let has_other = needs_permit && plan.has(at, |slot| agreement.admits(slot, now));
-            let falls_back = needs_permit && avoided.is_empty() && order.fallback(cluster).is_some();
+            let falls_back =
+                needs_permit && avoided.is_empty() && order.fallback(cluster).is_some();
             if has_other || falls_back {
                 // A short wait, and then to the others; the permit is for who comes next.
                 let until = until.min(now.after(spec.breaker.permit_wait));

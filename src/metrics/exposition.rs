@@ -321,7 +321,11 @@ fn per_shard(page: &mut Page, shards: &[ShardView<'_>]) {
         }
     }
     let name = "outrigger_zone_requests_total";
-    page.family(name, Kind::Counter, "Requests to endpoints, by where they are, if zones are known.");
+    page.family(
+        name,
+        Kind::Counter,
+        "Requests to endpoints, by where they are, if zones are known.",
+    );
     for shard in shards {
         let ShardCounters { zone_own, zone_other, .. } = shard.counters;
         for (zone, count) in [("own", zone_own), ("other", zone_other)] {

@@ -30,7 +30,7 @@ pub struct ShardCluster {
     endpoints: Vec<Rc<Endpoint>>,
     balancer: RefCell<Balancer>,
     /// Where not all endpoints are alike, or not all are this shard's: what is asked before.
-    part: Option<Box<RefCell<Part>>>,
+    part: Option<RefCell<Part>>,
     health: Arc<ClusterHealth>,
     /// Retries do not wait for leave before: there was none lately.
     retries_asked_after: Cell<Nanos>,
@@ -41,7 +41,7 @@ enum Part {
     /// By priority and zone.
     Tiers(Tiers),
     /// This shard's, and how many it has, as the metric was told.
-    Aperture(Aperture, u32, Arc<ShardCounters>),
+    Aperture(Box<Aperture>, u32, Arc<ShardCounters>),
 }
 
 impl Part {
@@ -65,7 +65,7 @@ impl Part {
         let place = (agreement.shard(), shards);
         let load = load.unwrap_or_default();
         let aperture = Aperture::new(&cluster.balance, weights, settings, place, load, seed);
-        let mut part = Part::Aperture(aperture, 0, counters.clone());
+        let mut part = Part::Aperture(Box::new(aperture), 0, counters.clone());
         part.tell_width();
         Some(part)
     }
@@ -190,7 +190,7 @@ impl ShardPlan {
             let slot = agreement.cluster_slot(cluster.id);
             let balancer = RefCell::new(balancer);
             let part = Part::of(cluster, before, agreement, counters, rng.bits());
-            let part = part.map(|part| Box::new(RefCell::new(part)));
+            let part = part.map(RefCell::new);
             let (health, retries_asked_after) = (health.clone(), Cell::default());
             ShardCluster { slot, endpoints, balancer, part, health, retries_asked_after }
         });
