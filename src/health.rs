@@ -110,6 +110,8 @@ impl ClusterHealth {
 
     /// With priorities: the tier of each endpoint, below [`TIERS_MAX`].
     pub fn with_tiers(self, tiers: Vec<u8>) -> ClusterHealth {
+        // Of one tier alone, the share that is up decides.
+        let tiers = if tiers.iter().all(|tier| *tier == 0) { Vec::new() } else { tiers };
         ClusterHealth { tiers, ..self }
     }
 

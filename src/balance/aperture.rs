@@ -117,11 +117,6 @@ impl Aperture {
         self.load
     }
 
-    /// See [`super::Balancer::dice`].
-    pub fn dice(&mut self, hash: Option<u64>) -> u32 {
-        self.slice.dice(hash)
-    }
-
     /// The endpoint for the next request; `None` if none of the slice is usable. `is_there`: neither
     /// down nor behind an open breaker; `whole`: past its slow start as far as this request goes.
     ///

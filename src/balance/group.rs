@@ -42,11 +42,6 @@ impl Group {
             .or_else(|| balancer.pick(&own, hash, |index| usable(of(index))))?;
         Some(of(picked))
     }
-
-    /// See [`Balancer::dice`].
-    pub fn dice(&mut self, hash: Option<u64>) -> u32 {
-        self.balancer.dice(hash)
-    }
 }
 
 /// What these have under way.

@@ -88,6 +88,25 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// What decides whether an endpoint that gets a share only, in a slow start or while its breaker
+    /// recovers, takes this request: 32 bits, compared with that share. `random`: uniform ones.
+    ///
+    /// A key's are its own, so that it moves once while the share grows. Of two choices, an endpoint
+    /// with little in flight wins whenever it is drawn, which is twice as often as it should get a
+    /// request: so its chance is halved.
+    #[inline]
+    pub fn dice(&self, hash: Option<u64>, random: u32) -> u32 {
+        match (self, hash) {
+            (Policy::LeastRequest | Policy::PeakEwma, _) => random.saturating_mul(2),
+            (Policy::RingHash { .. } | Policy::Maglev { .. }, Some(mut hash)) => {
+                (splitmix(&mut hash) >> 32) as u32
+            }
+            _ => random,
+        }
+    }
+}
+
 /// What of a request decides its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HashKey {
@@ -314,7 +333,8 @@ impl Balancer {
         }
     }
 
-    /// The same where some endpoints are down, or do not have their whole share yet.
+    /// The same where some endpoints are down, or do not have their whole share yet; `dice` is
+    /// [`Policy::dice`]'s.
     #[cold]
     pub fn pick_by_health(
         &mut self,
@@ -322,31 +342,17 @@ impl Balancer {
         loads: &impl Loads,
         now: Nanos,
         hash: Option<u64>,
+        dice: u32,
         usable: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        let dice = self.dice(hash);
         let in_use = |index: usize| !health.is_out(index) && usable(index);
         let whole = |index: usize| !health.holds_back(index, now, dice) && in_use(index);
         self.pick(loads, hash, whole).or_else(|| self.pick(loads, hash, in_use))
     }
 
-    /// What decides whether an endpoint in its slow start takes this request: 32 bits, compared
-    /// with the share that it has by then.
-    ///
-    /// A key's are its own, so that during a start it moves once. Of two choices, an endpoint with
-    /// little in flight wins whenever it is drawn, which is twice as often as it should get a
-    /// request: so its chance is halved.
-    pub fn dice(&mut self, hash: Option<u64>) -> u32 {
-        let random = self.rng.bits();
-        match (&self.choice, hash) {
-            (Choice::Ring(_) | Choice::Maglev(_), Some(mut hash)) => {
-                (splitmix(&mut hash) >> 32) as u32
-            }
-            (Choice::LeastRequest(_) | Choice::PeakEwma(_), _) => {
-                ((random >> 32) as u32).saturating_mul(2)
-            }
-            _ => (random >> 32) as u32,
-        }
+    /// A random number, uniform over all its values.
+    pub fn random(&mut self) -> u32 {
+        (self.rng.bits() >> 32) as u32
     }
 
     #[inline]

@@ -181,11 +181,6 @@ impl Tiers {
         }
     }
 
-    /// See [`super::Balancer::dice`].
-    pub fn dice(&mut self, hash: Option<u64>) -> u32 {
-        self.tiers[0].all.dice(hash)
-    }
-
     /// The endpoint for the next request; `None` if none is usable.
     pub fn pick<W, U, T, P>(
         &mut self,

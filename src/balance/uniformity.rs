@@ -48,8 +48,11 @@ impl Loads for Seen<'_> {
 
 /// A process with one cluster.
 struct World {
+    policy: Policy,
     shards: Vec<Shard>,
     health: Option<ClusterHealth>,
+    /// Of 2^32: what the breaker of endpoint 7 admits.
+    recovered: u64,
     ends: VecDeque<(Nanos, usize, usize)>,
     counts: Vec<u32>,
     connections: u32,
@@ -58,7 +61,12 @@ struct World {
 }
 
 impl World {
-    fn new(count: usize, shards: usize, choice: impl Fn(usize) -> Choice) -> World {
+    fn new(
+        policy: &Policy,
+        count: usize,
+        shards: usize,
+        choice: impl Fn(usize) -> Choice,
+    ) -> World {
         let shard = |at| Shard {
             choice: choice(at),
             in_flight: vec![0; count],
@@ -67,8 +75,10 @@ impl World {
             idle: vec![Vec::new(); count],
         };
         World {
+            policy: policy.clone(),
             shards: (0..shards).map(shard).collect(),
             health: None,
+            recovered: 1 << 32,
             ends: VecDeque::new(),
             counts: vec![0; count],
             connections: 0,
@@ -79,7 +89,7 @@ impl World {
 
     fn of(policy: &Policy, weights: &[u32], shards: usize) -> World {
         let list = endpoints(weights);
-        World::new(weights.len(), shards, |at| {
+        World::new(policy, weights.len(), shards, |at| {
             Choice::All(Balancer::new(policy, &list, 100 + at as u64))
         })
     }
@@ -107,12 +117,13 @@ impl World {
             shard.idle[endpoint].push(end);
         }
         let hash = Some(self.rng.bits());
+        let dice = self.policy.dice(hash, self.rng.bits() as u32);
         let Shard { choice, in_flight, in_all, latency, idle } = &mut self.shards[shard];
         let loads = Seen(in_flight, *in_all, latency, now);
-        let any = |_: usize| true;
+        let any = |index: usize| index != 7 || u64::from(dice) < self.recovered;
         let picked = match (choice, &self.health) {
             (Choice::All(balancer), Some(health)) if !health.is_plain(now) => {
-                balancer.pick_by_health(health, &loads, now, hash, any)
+                balancer.pick_by_health(health, &loads, now, hash, dice, any)
             }
             (Choice::All(balancer), _) => balancer.pick(&loads, hash, any),
             (Choice::Slice(aperture), _) => aperture.pick(&loads, now, any, any, any),
@@ -222,7 +233,7 @@ fn slices_save_connections_and_keep_shares_even() {
     let (count, shards) = (200, 8);
     let list = endpoints(&vec![1; count]);
     let run = |policy: &Policy, is_slice: bool, requests: u32, pause: u64| {
-        let mut world = World::new(count, shards, |at| {
+        let mut world = World::new(policy, count, shards, |at| {
             let weights = list.iter().map(|endpoint| endpoint.weight);
             match is_slice {
                 true => Choice::Slice(Aperture::new(
@@ -407,6 +418,37 @@ fn a_slow_start_is_a_ramp() {
     }
 }
 
+/// The same of a breaker's ramp, which refuses by the same dice.
+#[test]
+fn a_recovering_breakers_share_is_a_ramp() {
+    let key = HashKey::SourceAddress;
+    for policy in [
+        Policy::RoundRobin,
+        Policy::LeastRequest,
+        Policy::PeakEwma,
+        Policy::Random,
+        Policy::Maglev { key, bounded_load: None },
+    ] {
+        let mut world = World::of(&policy, &[1; 10], 2);
+        let mut shares = Vec::new();
+        for step in 0..10u64 {
+            world.recovered = ((2 * step + 1) << 32) / 20;
+            world.counts.fill(0);
+            for request in 0..2_000 {
+                world.request(request % 2, Duration::from_millis(1));
+            }
+            shares.push(world.counts[7]);
+        }
+        for (step, share) in shares.iter().enumerate() {
+            let wanted = 200.0 * (step as f64 + 0.5) / 10.0;
+            let noise = 4.0 * wanted.sqrt() + 3.0;
+            let share = f64::from(*share);
+            assert!(share <= wanted * 1.1 + noise, "{policy:?}, {step}: {shares:?}");
+            assert!(share >= wanted * 0.6 - noise, "{policy:?}, {step}: {shares:?}");
+        }
+    }
+}
+
 /// A key moves once in a start: to the endpoint that it belongs to, and stays.
 #[test]
 fn keys_move_once_in_a_slow_start() {
@@ -428,7 +470,8 @@ fn keys_move_once_in_a_slow_start() {
         let mut places: Vec<usize> = (1..32u64)
             .map(|second| {
                 let now = Nanos(second * 1_000_000_000);
-                balancer.pick_by_health(&health, &loads, now, Some(key), |_| true).unwrap()
+                let dice = policy.dice(Some(key), 7);
+                balancer.pick_by_health(&health, &loads, now, Some(key), dice, |_| true).unwrap()
             })
             .collect();
         assert_eq!(places.last(), Some(&7));

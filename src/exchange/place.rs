@@ -17,6 +17,7 @@ use super::Exchange;
 use super::patience::{WATCH_CLIENT_AFTER, attended};
 use super::retry::Avoided;
 use crate::admit::Order;
+use crate::balance::Policy;
 use crate::breaker::{Outcome, Pass};
 use crate::plan::Cluster;
 use crate::reason::{Fault, Reason};
@@ -219,11 +220,11 @@ impl Drop for RoutePass<'_> {
     }
 }
 
-/// 32 bits that differ from request to request: they decide who belongs to the share that a
-/// recovering endpoint gets. (Fibonacci hashing of the nanosecond.)
+/// Who belongs to the share that a recovering endpoint gets: of 32 bits that differ from request to
+/// request (Fibonacci hashing of the nanosecond), what [`Policy::dice`] makes.
 #[inline]
-fn dice(now: Nanos) -> u32 {
-    ((now.0).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
+fn dice(policy: &Policy, hash: Option<u64>, now: Nanos) -> u32 {
+    policy.dice(hash, ((now.0).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32)
 }
 
 /// What the end of an exchange says about its endpoint. Whatever was not its doing says nothing:
@@ -265,7 +266,8 @@ impl<'a> Exchange<'a> {
         let agreement = &*self.shard.agreement;
         let mut own = agreement.reconciler();
         let asks = Cell::new(false);
-        let usable = |slot| match own.standing(slot, now, dice(now)) {
+        let dice = dice(&plan.cluster(cluster).balance, hash, now);
+        let usable = |slot| match own.standing(slot, now, dice) {
             _ if !is_wanted(slot) => false,
             Standing::Open => true,
             Standing::MayAsk => {
@@ -312,9 +314,9 @@ impl<'a> Exchange<'a> {
         avoided: Avoided<'_>,
     ) -> Option<Rc<Endpoint>> {
         let own = self.shard.agreement.reconciler();
+        let dice = dice(&plan.cluster(cluster).balance, hash, now);
         let pick = |wanted: fn(Standing) -> bool| {
-            let usable =
-                |slot| !avoided.forbids(slot) && wanted(own.standing(slot, now, dice(now)));
+            let usable = |slot| !avoided.forbids(slot) && wanted(own.standing(slot, now, dice));
             plan.pick(cluster, hash, now, &own, usable)
         };
         let picked = pick(|it| it == Standing::Full).or_else(|| pick(|it| it != Standing::Closed));

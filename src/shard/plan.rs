@@ -76,17 +76,13 @@ impl Part {
         health: &ClusterHealth,
         loads: &Seen<'_>,
         hash: Option<u64>,
+        dice: u32,
         usable: impl Fn(usize) -> bool,
     ) -> Option<usize> {
         let is_plain = health.is_plain(loads.now);
         let usable = |index: usize| (is_plain || !health.is_out(index)) && usable(index);
         let is_there = |index: usize, in_panic: bool| {
             (is_plain || in_panic || !health.is_down(index)) && loads.admits(index)
-        };
-        let dice = match self {
-            _ if is_plain => 0,
-            Part::Tiers(tiers) => tiers.dice(hash),
-            Part::Aperture(aperture, ..) => aperture.dice(hash),
         };
         let whole = |index: usize| {
             (is_plain || !health.holds_back(index, loads.now, dice)) && usable(index)
@@ -243,16 +239,21 @@ impl ShardPlan {
         let ShardCluster { slot, endpoints, balancer, part, health, .. } = &self.clusters[cluster];
         let loads = Seen { cluster: *slot, endpoints, own, now };
         let usable = |index: usize| usable(endpoints[index].slot);
+        let mut balancer = balancer.borrow_mut();
+        let is_plain = health.is_plain(now);
+        let dice = match is_plain {
+            true => 0,
+            false => self.cluster(cluster).balance.dice(hash, balancer.random()),
+        };
         if let Some(part) = part {
-            let picked = part.borrow_mut().pick(health, &loads, hash, usable);
+            let picked = part.borrow_mut().pick(health, &loads, hash, dice, &usable);
             if picked.is_some() || self.cluster(cluster).tiering.is_some() {
                 return picked.map(|index| &endpoints[index]);
             }
         }
-        let mut balancer = balancer.borrow_mut();
-        let picked = match health.is_plain(now) {
+        let picked = match is_plain {
             true => balancer.pick(&loads, hash, usable),
-            false => balancer.pick_by_health(health, &loads, now, hash, usable),
+            false => balancer.pick_by_health(health, &loads, now, hash, dice, usable),
         };
         picked.map(|index| &endpoints[index])
     }
