@@ -1,9 +1,9 @@
 //! Which endpoints a request is for: priorities, zones, slices, and clusters that stand in for others.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::Checker;
-use crate::config::model::{Aperture, Balance, Cluster, Config, Endpoint, Route, ZoneAware};
+use crate::config::model::{Aperture, Balance, Cluster, Config, Endpoint, ZoneAware};
 use crate::config::values::Name;
 use crate::health::TIERS_MAX;
 
@@ -118,56 +118,51 @@ impl Checker<'_> {
 
     /// Clusters that stand in: known, and not for themselves in the end.
     pub(super) fn fallbacks(&mut self) {
-        let clusters = &self.config.clusters;
-        for (index, cluster) in clusters.iter().enumerate() {
+        let fallbacks = self.config.fallbacks();
+        for (index, cluster) in self.config.clusters.iter().enumerate() {
             let Some(name) = &cluster.fallback_cluster else { continue };
             let path = format!("clusters.{index}.fallback_cluster");
             self.known(&path, name, &self.names.clusters, "cluster");
-            let chain = chain(self.config, name);
-            if chain.contains(&&cluster.name) {
-                self.circle(&path, &cluster.name, &chain);
-            }
+            self.circle(&path, &cluster.name, name, &fallbacks);
         }
         for (index, route) in self.config.routes.iter().enumerate() {
-            self.route_fallback(&format!("routes.{index}"), route);
+            let Some(name) = &route.fallback_cluster else { continue };
+            let path = format!("routes.{index}.fallback_cluster");
+            if route.redirect.is_some() || route.respond.is_some() {
+                self.error(&path, "'fallback_cluster' is for routes that forward", "remove it");
+                continue;
+            }
+            self.known(&path, name, &self.names.clusters, "cluster");
+            let parts = route.clusters.iter().map(|part| &part.name);
+            for own in route.cluster.iter().chain(parts) {
+                self.circle(&path, own, name, &fallbacks);
+            }
         }
     }
 
-    fn route_fallback(&mut self, path: &str, route: &Route) {
-        let Some(name) = &route.fallback_cluster else { return };
-        let path = format!("{path}.fallback_cluster");
-        if route.redirect.is_some() || route.respond.is_some() {
-            self.error(&path, "'fallback_cluster' is for routes that forward", "remove it");
-            return;
+    /// Says if the way from `first` leads to `own`. A circle elsewhere is said there.
+    fn circle(&mut self, path: &str, own: &Name, first: &Name, fallbacks: &HashMap<&Name, &Name>) {
+        let steps = std::iter::successors(Some(first), |name| fallbacks.get(name).copied());
+        let mut steps = steps.take(self.config.clusters.len());
+        let mut names = Vec::new();
+        let leads_back = steps.any(|name| {
+            names.push(name.0.as_str());
+            name == own
+        });
+        if leads_back {
+            self.error(
+                path,
+                format!("'{own}' falls back to itself: {own}, {}", names.join(", ")),
+                "name a cluster that does not come back here, or none",
+            );
         }
-        self.known(&path, name, &self.names.clusters, "cluster");
-        let chain = chain(self.config, name);
-        let parts = route.clusters.iter().map(|part| &part.name);
-        if let Some(own) = route.cluster.iter().chain(parts).find(|own| chain.contains(own)) {
-            self.circle(&path, own, &chain);
-        }
-    }
-
-    fn circle(&mut self, path: &str, own: &Name, chain: &[&Name]) {
-        let end = chain.iter().position(|name| *name == own).unwrap_or_default();
-        let names: Vec<&str> = chain[..=end].iter().map(|name| name.0.as_str()).collect();
-        self.error(
-            path,
-            format!("'{own}' falls back to itself: {own}, {}", names.join(", ")),
-            "name a cluster that does not come back here, or none",
-        );
     }
 }
 
-/// A cluster and those that stand in for it, until one comes again.
-fn chain<'n>(config: &'n Config, first: &'n Name) -> Vec<&'n Name> {
-    let (mut chain, mut last) = (vec![first], first);
-    while let Some(cluster) = config.clusters.iter().find(|it| it.name == *last)
-        && let Some(next) = &cluster.fallback_cluster
-        && !chain.contains(&next)
-    {
-        chain.push(next);
-        last = next;
+impl Config {
+    /// Which cluster stands in for which.
+    pub(super) fn fallbacks(&self) -> HashMap<&Name, &Name> {
+        let clusters = self.clusters.iter();
+        clusters.filter_map(|it| Some((&it.name, it.fallback_cluster.as_ref()?))).collect()
     }
-    chain
 }

@@ -346,10 +346,14 @@ impl Checker<'_> {
             used.extend(&route.fallback_cluster);
         }
         // Those that stand in for a cluster that is used, in any number of steps.
-        for _ in &self.config.clusters {
-            let known = self.config.clusters.iter().filter(|it| used.contains(&it.name));
-            let more: Vec<_> = known.filter_map(|it| it.fallback_cluster.as_ref()).collect();
-            used.extend(more);
+        let fallbacks = self.config.fallbacks();
+        let mut looked: Vec<&Name> = used.iter().copied().collect();
+        while let Some(name) = looked.pop() {
+            if let Some(next) = fallbacks.get(name)
+                && used.insert(next)
+            {
+                looked.push(next);
+            }
         }
         for (index, cluster) in self.config.clusters.iter().enumerate() {
             if !used.contains(&cluster.name) {
