@@ -246,7 +246,7 @@ impl ShardPlan {
             false => self.cluster(cluster).balance.dice(hash, balancer.random()),
         };
         if let Some(part) = part {
-            let picked = part.borrow_mut().pick(health, &loads, hash, dice, &usable);
+            let picked = part.borrow_mut().pick(health, &loads, hash, dice, usable);
             if picked.is_some() || self.cluster(cluster).tiering.is_some() {
                 return picked.map(|index| &endpoints[index]);
             }
