@@ -5,6 +5,7 @@
 //! parse -> client -> normalise -> Max-Forwards -> route -> limits -> write the outgoing head
 //! ```
 
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -21,7 +22,9 @@ use crate::http::path::{self, Fragment, Normal};
 use crate::plan::Listener;
 use crate::reason::Reason;
 use crate::respond::{self, Own};
-use crate::route::{self, Asked, HeaderRules, RequestView, RetryPolicy, Route, RouteTimeouts};
+use crate::route::{
+    self, Asked, HeaderRules, HedgeDelay, RequestView, RetryPolicy, Route, RouteTimeouts,
+};
 use crate::shard::Shard;
 use crate::shard::buffers::Buffer;
 use crate::shard::plan::ShardPlan;
@@ -140,6 +143,21 @@ impl Order {
         }
     }
 
+    /// Tells the origin how long it has: until its caller's deadline, or one of the route's limits
+    /// if that comes first. For a try that begins now.
+    #[inline]
+    pub fn tell_deadline(&mut self, now: Nanos) {
+        if let Some(deadline) = self.deadline {
+            deadline.tell(self.try_ends_by(now), now, self.out.filled_mut());
+        }
+    }
+
+    /// By when a try that begins now has to have an answer.
+    pub fn try_ends_by(&self, now: Nanos) -> Nanos {
+        let answer = now.after(self.timeouts().answer).min(self.answer_until);
+        answer.min(now.after(self.retries().try_timeout)).min(self.ends_by())
+    }
+
     /// Which of the two it was.
     pub fn out_of_time(&self) -> Reason {
         match self.ends_by() < self.began.after(self.timeouts().total) {
@@ -154,10 +172,25 @@ impl Order {
         &self.routed().retries
     }
 
-    /// Whether most of its time has gone by since its head was here: what was late before was the
-    /// client.
-    pub fn had_its_time(&self) -> bool {
-        self.complete.since(self.began) * 2 < self.timeouts().total
+    /// How long its first endpoint has to itself, as far as that is known.
+    pub fn hedge_delay(&self) -> Option<Duration> {
+        self.plan.hedge_delay(self.route?)?.borrow().delay()
+    }
+
+    /// Where the time of its answers is measured for hedges.
+    #[inline]
+    pub fn measures_hedges(&self) -> Option<&RefCell<HedgeDelay>> {
+        self.retries().hedge?;
+        self.plan.hedge_delay(self.route?).filter(|delay| delay.borrow().measures())
+    }
+
+    /// Whether most of the time that has run out went by at the last endpoint, after `taken` there:
+    /// what was late before was the client, or another endpoint.
+    pub fn had_its_time(&self, reason: Reason, taken: Duration) -> bool {
+        match reason {
+            Reason::AnswerTimeout => taken * 2 >= self.timeouts().answer,
+            _ => self.complete.since(self.began) * 2 < self.timeouts().total,
+        }
     }
 
     /// Where it goes if no endpoint of `cluster` can have it, by the route or by that cluster.
@@ -375,12 +408,7 @@ fn decide(
             written = forwarding.write(&client, &arrival, &head.fields, ids, ruled, out);
             if let Some(left) = left {
                 let left = left - order.complete.since(order.began);
-                let is_ruled =
-                    ruled(b"x-request-deadline") || ruled(b"x-envoy-expected-rq-timeout-ms");
-                order.deadline = Some(match is_ruled {
-                    true => Deadline::unsaid(left, order.complete),
-                    false => Deadline::write(left, order.complete, out),
-                });
+                order.deadline = Some(Deadline::write(left, order.complete, ruled, out));
             }
             if let Some(left) = max_forwards {
                 let mut digits = itoa::Buffer::new();

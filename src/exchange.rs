@@ -9,6 +9,8 @@
 //!  +--- another try, if the route has retries for what happened
 //! ```
 
+mod hedge;
+
 mod patience;
 
 mod place;
@@ -27,23 +29,29 @@ use std::time::Duration;
 use crate::admit::Order;
 use crate::answer::Answered;
 use crate::balance::Zone;
+use crate::breaker;
 use crate::http::encode::Persistence;
 use crate::http::head::Framing;
 use crate::net::{Socket, Timer, would_block};
 use crate::plan::Pool;
-use crate::reason::Reason;
+use crate::reason::{Fault, Reason};
 use crate::relay::{Broken, Flow, Incoming, Outgoing, Relay};
 use crate::shard::Shard;
 use crate::shard::buffers::Buffer;
 use crate::time::Nanos;
 use crate::upstream::{Connection, Endpoint};
 
-use patience::{Uploading, Waiting};
-use place::{Opening, Place};
+use hedge::{Begun, Overtaking};
+use patience::{Arrived, Uploading, Waiting};
+use place::{Kept, Opening, Place};
 use reply::Reply;
 use retry::Tries;
 
 pub use patience::within;
+
+/// A kept connection that ends later than this after a request was sent on it, without an answer, had
+/// not ended before: its endpoint has failed.
+const STALE_WITHIN: Duration = Duration::from_millis(100);
 
 /// What an exchange borrows of the connection that carries it.
 pub struct Exchange<'a> {
@@ -128,7 +136,7 @@ struct Exchanged {
 }
 
 /// An exchange that did not.
-enum Undone {
+enum Undone<'a> {
     /// Another try has leave in place of this answer, of which the client has seen nothing.
     Again {
         /// Its status.
@@ -138,6 +146,8 @@ enum Undone {
         /// The endpoint's connection can be used again.
         reusable: bool,
     },
+    /// A hedge takes the place of this try, of which the client has seen nothing.
+    Overtaken(Box<Overtaking<'a>>),
     /// Nothing of an answer has reached the client.
     NotAnswered(NoAnswer),
     /// A part of it has.
@@ -152,14 +162,20 @@ enum NoAnswer {
     Failed(Reason),
 }
 
+impl From<Reason> for Undone<'_> {
+    fn from(reason: Reason) -> Self {
+        Undone::NotAnswered(reason.into())
+    }
+}
+
 impl From<Reason> for NoAnswer {
     fn from(reason: Reason) -> NoAnswer {
         NoAnswer::Failed(reason)
     }
 }
 
-impl From<NoAnswer> for Undone {
-    fn from(none: NoAnswer) -> Undone {
+impl From<NoAnswer> for Undone<'_> {
+    fn from(none: NoAnswer) -> Self {
         Undone::NotAnswered(none)
     }
 }
@@ -176,6 +192,14 @@ impl Tried {
     fn failed(reason: Reason, body_left: bool) -> Tried {
         Tried::Failed(Failure::untold(reason, body_left))
     }
+}
+
+/// How a try begins.
+enum Start {
+    /// Its request is to be sent, at this time.
+    Anew(Nanos),
+    /// It was sent, as a hedge.
+    Begun(Begun),
 }
 
 /// What came first in an exchange whose request body is still arriving.
@@ -237,7 +261,9 @@ impl<'a> Exchange<'a> {
             place.set_route(route);
         }
         order.probe_until = place.probe_until();
-        order.is_timed = order.log.is_some() || order.plan.cluster(cluster).times_answers;
+        order.is_timed = order.log.is_some()
+            || order.plan.cluster(cluster).times_answers
+            || order.measures_hedges().is_some();
         let mut tries = Tries::new(order, place.probes_route());
         if tries.are_paid_for() {
             self.shard.agreement.deposit(endpoint.slot, now);
@@ -258,14 +284,13 @@ impl<'a> Exchange<'a> {
         }
         let replayable = !body_left && order.method.idempotent();
         let pool = order.plan.cluster(cluster).pool;
-        let learns = order.plan.cluster(cluster).weighs_latency;
+        let mut may_take = if replayable { Kept::QuietLately } else { Kept::QuietNow };
         let mut kept = self.take_kept(order, &endpoint, &pool, replayable, now);
+        let mut begun = None;
+        let mut sent;
         let failure = 'tries: loop {
-            order.attempts += 1;
-            if let Some(deadline) = order.deadline {
-                deadline.tell(now, order.out.filled_mut());
-            }
-            let mut sent = false;
+            order.attempts += u32::from(begun.is_none());
+            sent = false;
             let tried = 'tried: {
                 if order.framing == Framing::Chunked && endpoint.speaks_http10() {
                     break 'tried Tried::failed(Reason::LengthRequired, body_left);
@@ -274,7 +299,7 @@ impl<'a> Exchange<'a> {
                     Some(connection) => connection,
                     None => {
                         let opened =
-                            self.open(order, cluster, &endpoint, replayable, &mut place).await;
+                            self.open(order, cluster, &endpoint, may_take, &mut place).await;
                         now = Nanos::now();
                         match opened {
                             // It spoke before it was asked: whatever that is, it is no answer.
@@ -289,12 +314,18 @@ impl<'a> Exchange<'a> {
                 };
                 place.used();
                 sent = true;
+                if begun.is_none() {
+                    order.tell_deadline(now);
+                }
                 let exchanged = if body_left {
                     // Boxed: it is large and rare, and every session would have to hold room for it.
                     Box::pin(self.with_upload(order, &connection, &mut place, now)).await
                 } else {
-                    self.at_once(order, cluster, &connection, &mut place, &mut tries, now).await
+                    let goal = (cluster, hash);
+                    let start = begun.take().map_or(Start::Anew(now), Start::Begun);
+                    self.at_once(order, goal, &connection, &mut place, &mut tries, start).await
                 };
+                order.attempts += tries.take_hedges();
                 match exchanged {
                     Ok(Exchanged { outcome, upstream_reusable }) => {
                         now = Nanos::now();
@@ -302,9 +333,10 @@ impl<'a> Exchange<'a> {
                             connection.keep(&pool, now);
                         }
                         let latency = outcome.upstream_time.unwrap_or_default();
-                        let said = place.end(Ok(outcome.status), true, latency, now);
-                        if learns {
-                            endpoint.learn(said, latency, now);
+                        place.end(Ok(outcome.status), true, latency, now);
+                        self.learn(order, cluster, &endpoint, Ok(outcome.status), latency, now);
+                        if let Some(delay) = order.measures_hedges() {
+                            delay.borrow_mut().observe(latency, now);
                         }
                         tries.ended(order, outcome.status, &self.shard.counters);
                         return Ok(outcome);
@@ -315,12 +347,33 @@ impl<'a> Exchange<'a> {
                         }
                         Tried::Again { status, latency }
                     }
-                    // It may have timed out just as we used it: once more, on a new one, unless the
+                    Err(Undone::Overtaken(next)) => {
+                        let ended = Nanos::now();
+                        let before = next.end_before(&mut place, connection.reused, now, ended);
+                        let taken = ended.since(now);
+                        self.learn(order, cluster, &endpoint, before, taken, ended);
+                        if let Some(delay) = order.measures_hedges() {
+                            delay.borrow_mut().observe(taken, ended);
+                        }
+                        order.answer_until =
+                            order.answer_until.min(now.after(order.timeouts().answer));
+                        let mut next = *next;
+                        next.place.follow(&mut place);
+                        tries.go_on_as_hedge(next.leave);
+                        (endpoint, place, now) = (next.endpoint, next.place, next.begun.asked);
+                        (kept, begun) = (Some(next.connection), Some(next.begun));
+                        order.endpoint = Some(endpoint.clone());
+                        continue 'tries;
+                    }
+                    // It may have timed out just as we used it: once, on a new one, unless the
                     // origin may have acted on it already (RFC 9110, 9.2.2).
                     Err(Undone::NotAnswered(NoAnswer::Stale))
-                        if connection.reused && replayable =>
+                        if connection.reused
+                            && may_take == Kept::QuietLately
+                            && Nanos::now().since(now) < STALE_WITHIN =>
                     {
-                        self.shard.counters.retries.add(1);
+                        self.shard.counters.resends.add(1);
+                        may_take = Kept::No;
                         continue 'tries;
                     }
                     Err(Undone::NotAnswered(NoAnswer::Stale)) => {
@@ -340,10 +393,8 @@ impl<'a> Exchange<'a> {
             let failure = match tried {
                 Tried::Again { status, latency } => {
                     let latency = latency.unwrap_or_default();
-                    let said = place.end_try(Ok(status), true, latency, ended);
-                    if learns {
-                        endpoint.learn(said, latency, ended);
-                    }
+                    place.end_try(Ok(status), true, latency, ended);
+                    self.learn(order, cluster, &endpoint, Ok(status), latency, ended);
                     None
                 }
                 Tried::Failed(failure)
@@ -354,11 +405,13 @@ impl<'a> Exchange<'a> {
                     break failure;
                 }
                 Tried::Failed(failure) => {
-                    let had_its_time = order.had_its_time();
-                    let reason = Err(failure.reason);
-                    let said = place.end_try(reason, had_its_time, Duration::ZERO, ended);
-                    if learns {
-                        endpoint.learn(said, ended.since(now), ended);
+                    let taken = ended.since(now);
+                    let had_its_time = order.had_its_time(failure.reason, taken);
+                    place.end_try(Err(failure.reason), had_its_time, Duration::ZERO, ended);
+                    if sent {
+                        let said = Err(failure.reason);
+                        self.learn(order, cluster, &endpoint, said, taken, ended);
+                        sent = false;
                     }
                     let leave = self.may_retry(order, cluster, None, until, &mut tries);
                     if !Box::pin(leave).await {
@@ -384,12 +437,17 @@ impl<'a> Exchange<'a> {
             order.probe_until = place.probe_until();
             kept = self.take_kept(order, &endpoint, &pool, replayable, now);
         };
-        let had_its_time = !failure.body_left && failure.told.is_none() && order.had_its_time();
-        let latency = failure.upstream_time.unwrap_or_default();
         let ended = Nanos::now();
-        let said = place.end(Err(failure.reason), had_its_time, latency, ended);
-        if learns {
-            endpoint.learn(said, ended.since(now), ended);
+        let taken = ended.since(now);
+        let had_its_time = !failure.body_left
+            && failure.told.is_none()
+            && order.had_its_time(failure.reason, taken);
+        let latency = failure.upstream_time.unwrap_or_default();
+        place.end(Err(failure.reason), had_its_time, latency, ended);
+        // Unless that was said before a retry was refused.
+        if sent {
+            let taken = failure.upstream_time.unwrap_or(taken);
+            self.learn(order, cluster, &endpoint, Err(failure.reason), taken, ended);
         }
         Err(failure)
     }
@@ -398,10 +456,34 @@ impl<'a> Exchange<'a> {
     #[inline(always)]
     fn asks(&self, order: &mut Order, endpoint: &Rc<Endpoint>) {
         order.endpoint = Some(endpoint.clone());
+        self.count_zone(endpoint);
+    }
+
+    /// A request goes there.
+    #[inline(always)]
+    fn count_zone(&self, endpoint: &Endpoint) {
         match endpoint.zone() {
             Zone::Unknown => {}
             Zone::Own => self.shard.counters.zone_own.add(1),
             Zone::Other => self.shard.counters.zone_other.add(1),
+        }
+    }
+
+    /// What a try that was sent tells of how slow its endpoint is, where the balancer asks.
+    #[inline]
+    fn learn(
+        &self,
+        order: &Order,
+        cluster: usize,
+        endpoint: &Endpoint,
+        ended: Result<u16, Reason>,
+        taken: Duration,
+        now: Nanos,
+    ) {
+        if order.plan.cluster(cluster).weighs_latency
+            && let Some(outcome) = learned(ended)
+        {
+            endpoint.learn(outcome, taken, now);
         }
     }
 
@@ -428,14 +510,14 @@ impl<'a> Exchange<'a> {
         order: &Order,
         cluster: usize,
         endpoint: &Rc<Endpoint>,
-        replayable: bool,
+        kept: Kept,
         place: &mut Place<'_>,
     ) -> Result<Connection, Reason> {
         let lease = match endpoint.lease() {
             Some(lease) => lease,
             None => {
                 place.has_waited();
-                let opening = self.opening(order, cluster, endpoint, replayable);
+                let opening = self.opening(order, cluster, endpoint, kept);
                 match Box::pin(opening).await? {
                     Opening::Lease(lease) => lease,
                     Opening::Kept(connection) => return Ok(connection),
@@ -444,12 +526,13 @@ impl<'a> Exchange<'a> {
         };
         let now = Nanos::now();
         let limit = now.after(order.plan.cluster(cluster).connect_timeout);
-        let total = order.ends_by();
+        let total = order.ends_by().min(order.answer_until);
         let due = limit.min(total).min(order.probe_until);
         self.timer.set(due, now);
         let connecting = pin!(endpoint.connect(lease));
         let late = |now| match now >= total && total < limit {
-            true => Err(order.out_of_time()),
+            true if now >= order.ends_by() => Err(order.out_of_time()),
+            true => Err(Reason::AnswerTimeout),
             false => Err(Reason::ConnectTimeout),
         };
         match within(self.shard, self.timer, connecting, late).await {
@@ -481,17 +564,31 @@ impl<'a> Exchange<'a> {
     async fn at_once(
         &mut self,
         order: &Order,
-        cluster: usize,
+        (cluster, hash): (usize, Option<u64>),
         connection: &Connection,
         place: &mut Place<'_>,
         tries: &mut Tries<'a>,
-        now: Nanos,
-    ) -> Result<Exchanged, Undone> {
+        start: Start,
+    ) -> Result<Exchanged, Undone<'a>> {
         let (shard, client) = (self.shard, self.client);
         let upstream = connection.socket();
+        let (now, begun) = match start {
+            Start::Anew(now) => (now, None),
+            Start::Begun(begun) => (begun.asked, Some(begun)),
+        };
         let mut waiting = Waiting::begin(order, now);
-        self.timer.set(waiting.first_look(now), now);
-        match upstream.try_send(order.out.filled()) {
+        if begun.is_some() {
+            waiting.hedged();
+        } else if let Some(delay) = tries.hedge_delay(order) {
+            waiting.hedge_at(now + delay);
+        }
+        let looks_at = waiting.first_look(now);
+        self.timer.set(looks_at, if begun.is_some() { Nanos::now() } else { now });
+        let sent = match begun {
+            None => upstream.try_send(order.out.filled()),
+            Some(_) => Ok(order.out.len()),
+        };
+        match sent {
             Ok(count) if count == order.out.len() => {}
             first => {
                 // Rare: the socket takes less than a head, or is broken.
@@ -514,13 +611,22 @@ impl<'a> Exchange<'a> {
                 // After a failed write an answer may still be there to be read.
             }
         }
-        let mut reply = Reply::new(shard, order, now);
+        let mut reply = match begun {
+            None => Reply::new(shard, order, now),
+            Some(begun) => Reply::resumed(shard, order, begun),
+        };
         let answered = loop {
             match reply.look(false)? {
                 Received::Partial => {
-                    let arrived = waiting.until_readable(shard, upstream, client, self.timer).await;
-                    arrived.map_err(NoAnswer::from)?;
-                    reply.receive(upstream)?;
+                    match waiting.until_readable(shard, upstream, client, self.timer).await? {
+                        Arrived::Bytes => reply.receive(upstream)?,
+                        Arrived::Late => {
+                            let (waiting, reply) = (&mut waiting, &mut reply);
+                            let hedge =
+                                self.hedge(order, cluster, hash, upstream, tries, waiting, reply);
+                            Box::pin(hedge).await?;
+                        }
+                    }
                 }
                 Received::Final(answered) => break answered,
                 Received::Interim => {
@@ -566,7 +672,7 @@ impl<'a> Exchange<'a> {
         connection: &Connection,
         place: &mut Place<'_>,
         now: Nanos,
-    ) -> Result<Exchanged, Undone> {
+    ) -> Result<Exchanged, Undone<'a>> {
         let Exchange { shard, client, timer, inbound } = self;
         let upstream = connection.socket();
         let up = Flow::default();
@@ -696,6 +802,20 @@ impl Drop for Counted<'_> {
     fn drop(&mut self) {
         let received = self.flow.bytes.get().saturating_sub(self.at_hand);
         self.shard.counters.bytes_received.add(received);
+    }
+}
+
+/// What an end says of how fast an endpoint is. An error that comes fast is none the better for it,
+/// whatever the breaker thinks of it; and who gave up had to wait at least so long.
+fn learned(ended: Result<u16, Reason>) -> Option<breaker::Outcome> {
+    match ended {
+        Ok(status) if status >= 500 => Some(breaker::Outcome::Failure),
+        Ok(_) => Some(breaker::Outcome::Success),
+        Err(Reason::ClientGone | Reason::Deadline | Reason::TotalTimeout) => {
+            Some(breaker::Outcome::Neutral)
+        }
+        Err(reason) if reason.fault() == Fault::Upstream => Some(breaker::Outcome::Failure),
+        Err(_) => None,
     }
 }
 

@@ -257,10 +257,18 @@ pub struct ShardCounters {
     pub upstream_open: Gauge,
     /// Connections to endpoints that wait in the pool.
     pub upstream_idle: Gauge,
-    /// Requests sent once more.
+    /// Retries: requests that failed, sent once more.
     pub retries: Counter,
-    /// Those among them by which the client got an answer that was worth no further try.
+    /// Requests sent once more because their kept connection had ended: free, and once.
+    pub resends: Counter,
+    /// Retries by which the client got an answer that was worth no further try.
     pub retries_succeeded: Counter,
+    /// Requests sent to a second endpoint because the first was slow.
+    pub hedges: Counter,
+    /// Those among them whose answer was taken, or that went on after the first had failed.
+    pub hedges_won: Counter,
+    /// Hedges that were due, but had no leave, or no endpoint to go to.
+    pub hedges_refused: Counter,
     /// Retries that were wanted, but as many were in flight as may.
     pub retries_refused_limit: Counter,
     /// Retries that were wanted, but that nobody had paid for.

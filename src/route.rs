@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+mod hedge;
 mod matcher;
 mod redirect;
 mod retries;
@@ -25,6 +26,7 @@ mod rewrite;
 mod router;
 mod rules;
 
+pub use hedge::{HedgeAfter, HedgeDelay, HedgePolicy};
 pub use matcher::{FieldMatch, HostMatch, Matcher, PathMatch, RequestView, ValueMatch};
 pub use redirect::{Asked, Redirect, RedirectPath};
 pub use retries::{Condition, Conditions, RetryPolicy};

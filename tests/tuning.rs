@@ -73,7 +73,7 @@ fn profiles_serve() {
 
 /// Where a part of the configuration is explained: the section of the README, and what stands before
 /// its keys there.
-const TUNING: [(&str, &str, &str); 23] = [
+const TUNING: [(&str, &str, &str); 24] = [
     ("Shards", "Threads", ""),
     ("PerCore", "Threads", "per_core"),
     ("ListenerTimeouts", "Clients", "timeouts."),
@@ -84,6 +84,7 @@ const TUNING: [(&str, &str, &str); 23] = [
     ("Match", "Routes", "match."),
     ("RouteTimeouts", "Routes", "timeouts."),
     ("Retries", "Routes", "retries."),
+    ("Hedge", "Routes", "retries.hedge."),
     ("RingHash", "Origins", "balance.ring_hash."),
     ("ZoneAware", "Origins", "zone_aware."),
     ("Aperture", "Origins", "aperture."),
@@ -116,13 +117,14 @@ const NO_TUNING: [&str; 12] = [
 ];
 
 /// Keys of the parts above that are no knobs, or are a part themselves.
-const NO_KNOBS: [(&str, &str); 10] = [
+const NO_KNOBS: [(&str, &str); 11] = [
     ("Log", "format"),
     ("Shards", "per_core"),
     ("RingHash", "key"),
     ("Limits", "per_endpoint"),
     ("Match", "hosts"),
     ("Retries", "statuses"),
+    ("Retries", "hedge"),
     ("HealthCheck", "path"),
     ("HealthCheck", "host"),
     ("HealthCheck", "statuses"),

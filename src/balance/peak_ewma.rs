@@ -46,6 +46,13 @@ impl Latency {
         self.at = now;
     }
 
+    /// An answer would have taken longer than this.
+    pub fn observe_at_least(&mut self, taken: Duration, now: Nanos) {
+        if taken.as_nanos() as f64 > self.average_ns * decay(self.at, now) {
+            self.observe(taken, now);
+        }
+    }
+
     /// What an endpoint with so many requests in flight weighs.
     #[inline]
     pub fn load(&self, in_flight: u32, now: Nanos) -> f64 {

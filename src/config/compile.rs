@@ -22,8 +22,8 @@ use crate::reconcile::{
     Registry, RetryBudget, Role, UNLIMITED,
 };
 use crate::route::{
-    self, Action, Condition, FieldMatch, Forward, HeaderRules, HostMatch, Matcher, PathMatch,
-    RedirectPath, RetryPolicy, Router, Split, ValueMatch,
+    self, Action, Condition, FieldMatch, Forward, HeaderRules, HedgeAfter, HedgePolicy, HostMatch,
+    Matcher, PathMatch, RedirectPath, RetryPolicy, Router, Split, ValueMatch,
 };
 
 use super::model::{
@@ -31,7 +31,7 @@ use super::model::{
     HeaderLines, HealthCheck, Limits, Listener, Match, Mode, Redirect, Respond, Retries, RetryOn,
     Route, RouteTimeouts, Scheme, Treatment,
 };
-use super::values::{Cidr, EndpointAddress, HostPattern, Name, PathText, Ratio};
+use super::values::{self, Cidr, EndpointAddress, HostPattern, Name, PathText, Ratio};
 
 /// The host names of all clusters, with their ports: what there is to resolve.
 pub fn host_names(config: &Config) -> BTreeSet<(String, u16)> {
@@ -584,6 +584,15 @@ fn retries(retries: &Retries) -> RetryPolicy {
         backoff_max: retries.max_backoff.0,
         retry_after_max: retries.max_retry_after.0,
         body_bytes_max: retries.body_bytes_max.0,
+        hedge: retries.hedge.map(|hedge| HedgePolicy {
+            after: match hedge.after {
+                values::HedgeAfter::Delay(delay) => HedgeAfter::Delay(delay.0),
+                values::HedgeAfter::Permille(permille) => {
+                    HedgeAfter::Percentile(f64::from(permille) / 10.0)
+                }
+            },
+            delay_min: hedge.min_delay.0,
+        }),
     }
 }
 

@@ -13,9 +13,9 @@ use crate::balance::{RING_SIZE_MAX, RING_SIZE_MIN};
 
 use super::error::Problem;
 use super::values::{
-    AdminAddress, Authority, Cidr, EndpointAddress, Factor, HeaderName, HeaderValue, HostPattern,
-    ListenAddress, LogFilter, MethodName, Name, PathText, Period, Ratio, RedirectTarget, RuleName,
-    Size, SizeLimit, StatusRange, Token,
+    AdminAddress, Authority, Cidr, EndpointAddress, Factor, HeaderName, HeaderValue, HedgeAfter,
+    HostPattern, ListenAddress, LogFilter, MethodName, Name, PathText, Period, Ratio,
+    RedirectTarget, RuleName, Size, SizeLimit, StatusRange, Token,
 };
 
 /// A configuration that was checked. Every default is filled in.
@@ -964,6 +964,33 @@ pub struct Retries {
     /// 64KiB, at most 1MiB. Bodies of methods that are not sent again are never kept, nor where
     /// `on` is only `connect-failure`.
     pub body_bytes_max: Size,
+    /// Asks a second endpoint as well where the first one is slow. Default: never.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hedge: Option<Hedge>,
+}
+
+/// Hedged requests: where an endpoint has not answered in time, another one is sent the same
+/// request. The first answer that is worth no retry goes to the client; the other try is broken
+/// off, which says nothing to a breaker. A hedge is one of `attempts`, counts against
+/// `limits.max_retries` and is paid by `retry_budget`; where those refuse, there is none. One for
+/// each try; only requests that may be sent twice, and whose body is here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Hedge {
+    /// When, counted from the end of the request: a percentile of what this route's answers took in
+    /// the last 10 to 20 seconds, on the same shard; or a fixed time. There is no percentile before
+    /// two answers lay beyond it: 40 answers for p95, 200 for p99.
+    pub after: HedgeAfter,
+    /// Never earlier than this. Default 2ms.
+    #[serde(default = "Hedge::usual_delay")]
+    pub min_delay: Period,
+}
+
+impl Hedge {
+    /// Timers are rounded to whole milliseconds.
+    fn usual_delay() -> Period {
+        Period(std::time::Duration::from_millis(2))
+    }
 }
 
 impl Default for Retries {
@@ -978,11 +1005,13 @@ impl Default for Retries {
             max_backoff: Period(std::time::Duration::from_millis(250)),
             max_retry_after: Period::seconds(1),
             body_bytes_max: Size(64 * 1024),
+            hedge: None,
         }
     }
 }
 
-/// After what a request is sent once more; Envoy's names.
+/// After what a request is sent once more; Envoy's names, but for `retriable-status`, which is
+/// `retriable-status-codes` there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum RetryOn {

@@ -171,6 +171,59 @@ impl fmt::Display for Period {
     }
 }
 
+/// How long a hedge waits: a time, or a percentile of the answers' times such as `p95`, from p50 to
+/// p99.9 in steps of 0.1. Holds permille.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HedgeAfter {
+    /// So long.
+    Delay(Period),
+    /// As long as so many of 1,000 answers take at most.
+    Permille(u32),
+}
+
+word!(HedgeAfter, "a time such as 20ms, or a percentile such as p95", {
+    "type": "string",
+    "description": "A time such as 20ms, or a percentile of what answers took, from p50 to p99.9.",
+});
+
+impl FromStr for HedgeAfter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<HedgeAfter, String> {
+        let Some(percent) = text.strip_prefix('p') else {
+            return text.parse().map(HedgeAfter::Delay);
+        };
+        let (whole, tenth) = percent.split_once('.').unwrap_or((percent, "0"));
+        let digits = |text: &str, most: usize| {
+            let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+            text.parse::<u32>().ok().filter(|_| is_number && text.len() <= most)
+        };
+        let permille = digits(whole, 2).zip(digits(tenth, 1));
+        let permille = permille.map(|(whole, tenth)| whole * 10 + tenth);
+        permille
+            .filter(|permille| (500..=999).contains(permille))
+            .map(HedgeAfter::Permille)
+            .ok_or_else(|| {
+                format!(
+                    "'{}' is no percentile\nwrite one from p50 to p99.9, or a time such as 20ms",
+                    clip(text)
+                )
+            })
+    }
+}
+
+impl fmt::Display for HedgeAfter {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HedgeAfter::Delay(delay) => delay.fmt(out),
+            HedgeAfter::Permille(permille) if permille % 10 == 0 => {
+                write!(out, "p{}", permille / 10)
+            }
+            HedgeAfter::Permille(permille) => write!(out, "p{}.{}", permille / 10, permille % 10),
+        }
+    }
+}
+
 /// A number of bytes: `64KiB`, `10MB`, `512`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Size(pub u64);
@@ -1124,6 +1177,23 @@ mod tests {
             ".",
         ] {
             assert!(text.parse::<Period>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn hedges() {
+        for (text, after) in [
+            ("20ms", HedgeAfter::Delay(Period(Duration::from_millis(20)))),
+            ("p50", HedgeAfter::Permille(500)),
+            ("p95", HedgeAfter::Permille(950)),
+            ("p99.9", HedgeAfter::Permille(999)),
+        ] {
+            assert_eq!(text.parse(), Ok(after), "{text}");
+            assert_eq!(after.to_string(), text);
+        }
+        for text in ["", "p", "95", "p49.9", "p100", "p99.99", "p-5", "p+95", "p95.", "p 95", "95%"]
+        {
+            assert!(text.parse::<HedgeAfter>().is_err(), "{text}");
         }
     }
 

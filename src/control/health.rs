@@ -15,11 +15,12 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::health::EndpointHealth;
+use crate::health::{EndpointHealth, Health};
 use crate::http::head::{HeadLimits, Method, Parsed, Scratch, parse_answer};
 use crate::plan::{HealthCheck, Plan};
 use crate::reconcile::EndpointId;
 use crate::rng::Rng;
+use crate::time::Nanos;
 
 /// Results that may wait for the control thread's loop.
 const RESULTS_MAX: usize = 1024;
@@ -65,11 +66,19 @@ impl Checks {
         (Checks { running: HashMap::new(), results, rng: Rng::new(seed) }, found)
     }
 
-    /// Checks the endpoints of a plan, and no others. Who was checked before in the same way goes on.
+    /// Checks the endpoints of a plan, and no others. Who was checked before in the same way goes
+    /// on; who is checked in another way keeps what was found until that finds otherwise; and what
+    /// was found of somebody who is not checked any more is forgotten.
     pub fn follow(&mut self, plan: &Plan) {
         let mut before = std::mem::take(&mut self.running);
         for (cluster, health) in plan.clusters.iter().zip(&plan.health) {
-            let Some(check) = &cluster.health_check else { continue };
+            let Some(check) = &cluster.health_check else {
+                for (_, record) in health.endpoints() {
+                    record.set(Health::Unchecked, Nanos::now());
+                }
+                health.sum_up();
+                continue;
+            };
             for (endpoint, (id, record)) in cluster.endpoints.iter().zip(health.endpoints()) {
                 let same = before.remove(id).filter(|running| running.check == *check);
                 let running = same.unwrap_or_else(|| {
@@ -106,7 +115,7 @@ struct Watch {
 
 impl Watch {
     async fn run(mut self) {
-        let mut verdict = Verdict::default();
+        let mut verdict = Verdict::of(self.record.state());
         tokio::time::sleep(self.check.interval.mul_f64(self.draw())).await;
         loop {
             let looked = tokio::time::timeout(
@@ -149,6 +158,16 @@ struct Verdict {
 }
 
 impl Verdict {
+    /// What was found before.
+    fn of(state: Health) -> Verdict {
+        let up = match state {
+            Health::Unchecked => None,
+            Health::Up => Some(true),
+            Health::Down => Some(false),
+        };
+        Verdict { up, against: 0 }
+    }
+
     /// One more result. `true`: it has changed.
     fn add(&mut self, passed: bool, rise: u32, fall: u32) -> bool {
         if self.up == Some(passed) {
@@ -250,6 +269,15 @@ mod tests {
         );
         let mut verdict = Verdict::default();
         assert!(verdict.add(false, 2, 3), "down from the beginning");
+    }
+
+    #[test]
+    fn a_verdict_outlives_its_check() {
+        let mut verdict = Verdict::of(Health::Up);
+        assert_eq!([false; 3].map(|passed| verdict.add(passed, 2, 3)), [false, false, true]);
+        let mut verdict = Verdict::of(Health::Down);
+        assert_eq!([true; 2].map(|passed| verdict.add(passed, 2, 3)), [false, true]);
+        assert!(Verdict::of(Health::Unchecked).add(false, 2, 3));
     }
 
     #[test]

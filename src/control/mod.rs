@@ -357,6 +357,10 @@ impl Control {
         let Some(plan) = &self.plan else { return };
         for (cluster, health) in plan.clusters.iter().zip(&plan.health) {
             let Some(record) = health.of(id) else { continue };
+            if cluster.health_check.is_none() {
+                // It was on its way while a reload ended the check.
+                continue;
+            }
             let endpoint = cluster.endpoints.iter().find(|endpoint| endpoint.id == id);
             let address = endpoint.map(|endpoint| endpoint.address.to_string()).unwrap_or_default();
             let cluster = &cluster.name;

@@ -108,6 +108,16 @@ pub(super) struct Waiting<'a> {
     long: bool,
     /// There is more time, but not for this try.
     is_short: bool,
+    /// When another endpoint is asked as well.
+    hedge_at: Nanos,
+}
+
+/// What a wait for an answer has brought.
+pub(super) enum Arrived {
+    /// Bytes of it.
+    Bytes,
+    /// None so far: it is time for a hedge.
+    Late,
 }
 
 impl<'a> Waiting<'a> {
@@ -117,7 +127,24 @@ impl<'a> Waiting<'a> {
         let due = now.after(timeouts.answer).min(order.ends_by());
         let whole = due.min(order.probe_until).min(order.answer_until);
         let due = whole.min(now.after(order.retries().try_timeout));
-        Waiting { order, due, woken: false, long: false, is_short: due < whole }
+        let hedge_at = Nanos::NEVER;
+        Waiting { order, due, woken: false, long: false, is_short: due < whole, hedge_at }
+    }
+
+    /// Another endpoint is asked as well then.
+    pub fn hedge_at(&mut self, at: Nanos) {
+        self.hedge_at = at;
+    }
+
+    /// There is no other hedge, and the timer was used for this one.
+    pub fn hedged(&mut self) {
+        self.hedge_at = Nanos::NEVER;
+        self.long = true;
+    }
+
+    /// When its time is up.
+    pub fn due(&self) -> Nanos {
+        self.due
     }
 
     /// Something else was waited for since the timer was set.
@@ -127,7 +154,7 @@ impl<'a> Waiting<'a> {
 
     /// When to look first.
     pub fn first_look(&self, now: Nanos) -> Nanos {
-        self.due.min(now + WATCH_CLIENT_AFTER)
+        self.due.min(now + WATCH_CLIENT_AFTER).min(self.hedge_at)
     }
 
     /// Looks: time may be up; if not, it is time to see whether the client is still there.
@@ -151,7 +178,7 @@ impl<'a> Waiting<'a> {
         upstream: &Socket,
         client: &Socket,
         timer: &mut Timer,
-    ) -> Result<(), Reason> {
+    ) -> Result<Arrived, Reason> {
         if !self.long {
             let mut readable = pin!(upstream.readable());
             let short = std::future::poll_fn(|context| {
@@ -165,15 +192,31 @@ impl<'a> Waiting<'a> {
                 timer.poll_due(woken, context).map(|()| Ok(false))
             });
             if short.await? {
-                return Ok(());
+                return Ok(Arrived::Bytes);
             }
-            self.look(Nanos::now())?;
+            let now = Nanos::now();
+            if now >= self.hedge_at {
+                return Ok(Arrived::Late);
+            }
+            self.look(now)?;
         }
         // It may have fired while nobody looked.
-        timer.set(self.due, Nanos::now());
+        timer.set(self.due.min(self.hedge_at), Nanos::now());
         let readable = pin!(upstream.readable());
         let client = self.watched(client);
-        attended(shard, client, true, timer, readable, |now| self.look(now)).await
+        let mut is_late = false;
+        let arrived = attended(shard, client, true, timer, readable, |now| {
+            is_late = now >= self.hedge_at;
+            match is_late {
+                // Only a mark.
+                true => Err(Reason::TryTimeout),
+                false => Ok(self.look(now)?.min(self.hedge_at)),
+            }
+        });
+        match arrived.await {
+            Err(_) if is_late => Ok(Arrived::Late),
+            arrived => arrived.map(|()| Arrived::Bytes),
+        }
     }
 
     /// Waits for the whole answer.

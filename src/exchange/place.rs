@@ -121,9 +121,8 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// The exchange has ended: in this answer's status, or without one. `had_its_time`: what went
-    /// by since the request was here, went by at the endpoint. Tells what that says of it, unless
-    /// [`Place::end_try`] has.
+    /// The exchange has ended: in this answer's status, or without one. `had_its_time`: most of the
+    /// time that has run out went by at the endpoint.
     #[inline(always)]
     pub fn end(
         &mut self,
@@ -131,19 +130,14 @@ impl<'a> Place<'a> {
         had_its_time: bool,
         latency: Duration,
         now: Nanos,
-    ) -> Outcome {
-        if !self.used {
-            return Outcome::Neutral;
-        }
-        let is_told = self.ticket.is_none();
+    ) {
         let outcome = self.end_try(ended, had_its_time, latency, now);
-        if let Some(route) = self.route.take() {
+        if let Some(route) = self.route.take_if(|_| self.used) {
             route.end(outcome, latency, now);
         }
-        if is_told { Outcome::Neutral } else { outcome }
     }
 
-    /// The same, but there may be another try: only the endpoint is told.
+    /// The same, but there may be another try: only the endpoint is told, and once.
     #[inline(always)]
     pub fn end_try(
         &mut self,
@@ -155,7 +149,10 @@ impl<'a> Place<'a> {
         if !self.used {
             return Outcome::Neutral;
         }
-        let had_its_time = had_its_time && !self.has_waited;
+        let had_its_time = match ended {
+            Err(Reason::TotalTimeout) => had_its_time && !self.has_waited,
+            _ => had_its_time,
+        };
         let outcome = outcome_of(ended, self.failure_statuses, had_its_time);
         if let Some(ticket) = self.ticket.take() {
             self.agreement.complete(ticket, outcome, latency, now);
@@ -233,11 +230,22 @@ fn outcome_of(ended: Result<u16, Reason>, failure_statuses: bool, had_its_time: 
     match ended {
         Ok(status) if status >= 500 && failure_statuses => Outcome::Failure,
         Ok(_) => Outcome::Success,
-        // The whole time of a request may have gone by elsewhere.
-        Err(Reason::TotalTimeout) if !had_its_time => Outcome::Neutral,
+        // Most of a request's time may have gone by elsewhere.
+        Err(Reason::TotalTimeout | Reason::AnswerTimeout) if !had_its_time => Outcome::Neutral,
         Err(reason) if reason.fault() == Fault::Upstream => Outcome::Failure,
         Err(_) => Outcome::Neutral,
     }
+}
+
+/// Which kept connections a request may be sent on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kept {
+    /// None: one has failed it already.
+    No,
+    /// Those on which nothing has come, as of now: it could not be sent again.
+    QuietNow,
+    /// The same, as of some microseconds ago.
+    QuietLately,
 }
 
 /// What a wait for a connection has brought.
@@ -510,12 +518,14 @@ impl<'a> Exchange<'a> {
         order: &Order,
         cluster: usize,
         endpoint: &Rc<Endpoint>,
-        replayable: bool,
+        kept: Kept,
     ) -> Result<Opening, Reason> {
         let agreement = &*self.shard.agreement;
         let due = self.pending_due(order, cluster).min(order.probe_until);
         // Not before those who have waited longer.
-        let mut may_take = !order.is_probe() && !agreement.awaits_connection(endpoint.slot);
+        let takes = !order.is_probe() && kept != Kept::No;
+        let replayable = kept == Kept::QuietLately;
+        let mut may_take = takes && !agreement.awaits_connection(endpoint.slot);
         loop {
             let now = Nanos::now();
             let pool = &order.plan.cluster(cluster).pool;
@@ -537,7 +547,7 @@ impl<'a> Exchange<'a> {
             };
             match self.wait(wait, until).await? {
                 Waited::News(News::Connect(_)) => return Ok(Opening::Lease(endpoint.leased())),
-                Waited::News(_) => may_take = !order.is_probe(),
+                Waited::News(_) => may_take = takes,
                 Waited::Late(_) => return Err(late.unwrap_or_else(|| self.late(order))),
             }
         }
@@ -546,14 +556,16 @@ impl<'a> Exchange<'a> {
     /// Until when a request waits for a place.
     fn pending_due(&self, order: &Order, cluster: usize) -> Nanos {
         let limit = order.plan.cluster(cluster).pending_timeout;
-        Nanos::now().after(limit).min(order.ends_by())
+        Nanos::now().after(limit).min(order.ends_by()).min(order.answer_until)
     }
 
     /// Why a wait has ended without anything.
     fn late(&self, order: &Order) -> Reason {
-        match Nanos::now() >= order.ends_by() {
-            true => order.out_of_time(),
-            false => Reason::PendingTimeout,
+        let now = Nanos::now();
+        match () {
+            () if now >= order.ends_by() => order.out_of_time(),
+            () if now >= order.answer_until => Reason::AnswerTimeout,
+            () => Reason::PendingTimeout,
         }
     }
 
@@ -623,5 +635,7 @@ mod tests {
         }
         assert_eq!(outcome_of(Ok(503), false, true), Outcome::Success);
         assert_eq!(outcome_of(Err(Reason::TotalTimeout), true, false), Outcome::Neutral);
+        assert_eq!(outcome_of(Err(Reason::AnswerTimeout), true, false), Outcome::Neutral);
+        assert_eq!(outcome_of(Err(Reason::TryTimeout), true, false), Outcome::Failure);
     }
 }

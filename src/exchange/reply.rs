@@ -4,6 +4,7 @@ use std::io::IoSlice;
 use std::pin::pin;
 use std::time::Duration;
 
+use super::hedge::{Begun, status_of};
 use super::patience::{Downloading, attended};
 use super::{Exchanged, Failure, Next, NoAnswer, Outcome, Received, Undone, receive, send};
 use crate::admit::Order;
@@ -62,6 +63,24 @@ impl<'a> Reply<'a> {
             interim_answers: 0,
             asked,
             answered: None,
+        }
+    }
+
+    /// One whose request was sent before.
+    pub fn resumed(shard: &'a Shard, order: &'a Order, begun: Begun) -> Reply<'a> {
+        let mut reply = Reply::new(shard, order, begun.asked);
+        reply.received = begun.received;
+        reply
+    }
+
+    /// The status with which the answer begins, once it does. It is looked at, and not taken.
+    pub async fn first_word(&mut self, upstream: &Socket) -> Result<u16, NoAnswer> {
+        loop {
+            if let Some(status) = status_of(self.received.filled())? {
+                return Ok(status);
+            }
+            upstream.readable().await;
+            self.receive(upstream)?;
         }
     }
 
@@ -231,7 +250,7 @@ impl<'a> Reply<'a> {
         client: &Socket,
         timer: &mut Timer,
         inbound: Buffer,
-    ) -> Result<Exchanged, Undone> {
+    ) -> Result<Exchanged, Undone<'static>> {
         let order = self.order;
         let (up, down) = (Flow::default(), Flow::default());
         let tunnel = Tunnel {
@@ -270,7 +289,7 @@ impl<'a> Reply<'a> {
         flow: &Flow,
         body_received: u64,
         uploaded: bool,
-    ) -> Result<Exchanged, Undone> {
+    ) -> Result<Exchanged, Undone<'static>> {
         let order = self.order;
         if let Some(endpoint) = &order.endpoint {
             endpoint.answered_in_http10(answered.http10);

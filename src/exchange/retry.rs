@@ -14,7 +14,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::patience::{Uploading, attended, within};
+use super::patience::{Uploading, WATCH_CLIENT_AFTER, attended, within};
 use super::place::{ASK_WAIT, Place, Waited};
 use super::{Counted, Exchange, receive};
 use crate::admit::Order;
@@ -30,13 +30,15 @@ use crate::upstream::Endpoint;
 
 /// After a wait for leave to retry that was in vain, nobody waits for so long: in an outage, each
 /// failing request would wait.
-const NO_ASK_FOR: Duration = Duration::from_millis(100);
+pub(super) const NO_ASK_FOR: Duration = Duration::from_millis(100);
 
 /// What a request may still try.
 pub(super) struct Tries<'a> {
     left: u32,
     /// How many were made after the first.
     made: u32,
+    /// Hedges that were sent, and are not counted in the order yet.
+    hedges: u32,
     /// Nothing was worth more than one try so far: nearly always.
     more: Option<Box<More<'a>>>,
 }
@@ -52,9 +54,16 @@ struct More<'a> {
 }
 
 /// Leave to retry; it counts until it is dropped.
-struct Leave<'a> {
+pub(super) struct Leave<'a> {
     agreement: &'a Agreement,
     cluster: ClusterSlot,
+}
+
+impl<'a> Leave<'a> {
+    /// Leave that the agreement has given.
+    pub fn new(agreement: &'a Agreement, cluster: ClusterSlot) -> Leave<'a> {
+        Leave { agreement, cluster }
+    }
 }
 
 impl Drop for Leave<'_> {
@@ -92,13 +101,47 @@ impl<'a> Tries<'a> {
     #[inline]
     pub fn new(order: &Order, probes_route: bool) -> Tries<'a> {
         let left = if probes_route { 0 } else { order.retries().attempts };
-        Tries { left, made: 0, more: None }
+        Tries { left, made: 0, hedges: 0, more: None }
     }
 
     /// Whether the route has any.
     #[inline]
     pub fn are_paid_for(&self) -> bool {
         self.left > 0
+    }
+
+    /// How long the endpoint has to itself, if another one is asked then.
+    #[inline]
+    pub fn hedge_delay(&self, order: &Order) -> Option<Duration> {
+        order.retries().hedge?;
+        let may_hedge = self.left > 0 && may_repeat(order) && !order.is_probe() && !order.upgrade;
+        order.hedge_delay().filter(|_| may_hedge)
+    }
+
+    /// A hedge is a try, too: of the request that is at `first`.
+    pub fn hedge_with(&mut self, first: EndpointSlot, second: EndpointSlot) {
+        self.left -= 1;
+        self.hedges += 1;
+        self.more().tried.extend([first, second]);
+    }
+
+    /// The hedge is the request's try now.
+    pub fn go_on_as_hedge(&mut self, leave: Leave<'a>) {
+        self.more().leave = Some(leave);
+    }
+
+    /// How many hedges were sent since the last time.
+    #[inline]
+    pub fn take_hedges(&mut self) -> u32 {
+        std::mem::take(&mut self.hedges)
+    }
+
+    /// Where the request was.
+    pub fn avoided(&self) -> Avoided<'_> {
+        match &self.more {
+            Some(more) => Avoided { tried: &more.tried, probed: more.probed },
+            None => Avoided::default(),
+        }
     }
 
     /// Whether this answer is one to try again for.
@@ -152,7 +195,8 @@ impl<'a> Exchange<'a> {
         let policy = order.retries();
         let random = self.shard.rng.borrow_mut().bits() as u32;
         let pause = policy.pause(tries.made + 1, random);
-        let pause = pause.max(retry_after.unwrap_or_default());
+        // What was sent away together shall not come back together.
+        let pause = pause + retry_after.unwrap_or_default();
         let now = Nanos::now();
         let due = now + pause;
         let too_late = due >= order.ends_by().min(order.answer_until).min(answer_until);
@@ -182,7 +226,7 @@ impl<'a> Exchange<'a> {
                 tries.made += 1;
                 let is_probe = order.is_probe();
                 let more = tries.more();
-                more.leave = Some(Leave { agreement, cluster: slot });
+                more.leave = Some(Leave::new(agreement, slot));
                 more.due = due;
                 more.tried.push(endpoint);
                 more.probed = is_probe.then_some(endpoint).or(more.probed);
@@ -284,20 +328,19 @@ impl<'a> Exchange<'a> {
         let now = Nanos::now();
         if more.due > now {
             let Exchange { shard, client, timer, .. } = self;
-            timer.set(more.due, now);
+            timer.set(more.due.min(now + WATCH_CLIENT_AFTER), now);
             let pause = pin!(std::future::pending::<()>());
             let due = |now: Nanos| match now < more.due {
                 true => Ok(more.due),
                 // Only a mark: the pause is over.
                 false => Err(Reason::PendingTimeout),
             };
-            match attended(shard, Some(client), true, timer, pause, due).await {
+            match attended(shard, Some(client), false, timer, pause, due).await {
                 Ok(()) | Err(Reason::PendingTimeout) => {}
                 Err(reason) => return Err(reason),
             }
         }
-        let avoided = Avoided { tried: &more.tried, probed: more.probed };
-        let placed = self.place(order, cluster, hash, None, avoided).await?;
+        let placed = self.place(order, cluster, hash, None, tries.avoided()).await?;
         self.shard.counters.retries.add(1);
         Ok(placed)
     }

@@ -22,8 +22,8 @@ const LEFT_MAX: Duration = Duration::from_secs(24 * 3600);
 pub struct Deadline {
     /// When its time is up.
     pub at: Nanos,
-    /// Where the two values stand in the head, and how many bytes there are for each; 0 where the
-    /// head does not tell.
+    /// Where the two values stand in the head, 0 where it does not tell; and how many bytes there
+    /// are for each.
     places: [u32; 2],
     digits: u8,
 }
@@ -40,11 +40,19 @@ pub fn left(fields: &Fields<'_, '_>) -> Option<Duration> {
 }
 
 impl Deadline {
-    /// Appends both lines to a head: `left` from `now` on.
-    pub fn write(left: Duration, now: Nanos, out: &mut Vec<u8>) -> Deadline {
+    /// Appends both lines to a head, but for those that `is_ruled`: `left` from `now` on.
+    pub fn write(
+        left: Duration,
+        now: Nanos,
+        is_ruled: impl Fn(&[u8]) -> bool,
+        out: &mut Vec<u8>,
+    ) -> Deadline {
         let mut number = itoa::Buffer::new();
         let digits = number.format(left.as_millis() as u64).as_bytes();
         let places = NAMES.map(|name| {
+            if is_ruled(&name.to_ascii_lowercase()[..name.len() - 2]) {
+                return 0;
+            }
             out.extend_from_slice(name);
             let place = out.len() as u32;
             out.extend_from_slice(digits);
@@ -54,16 +62,13 @@ impl Deadline {
         Deadline { at: now + left, places, digits: digits.len() as u8 }
     }
 
-    /// Without a word to the origin.
-    pub fn unsaid(left: Duration, now: Nanos) -> Deadline {
-        Deadline { at: now + left, places: [0; 2], digits: 0 }
-    }
-
-    /// Tells what is left now in the head that it was written to.
-    pub fn tell(&self, now: Nanos, head: &mut [u8]) {
+    /// Tells what is left until `until` in the head that it was written to; no more than was left
+    /// at first.
+    pub fn tell(&self, until: Nanos, now: Nanos, head: &mut [u8]) {
         let mut number = itoa::Buffer::new();
-        let digits = number.format(self.at.since(now).as_millis() as u64).as_bytes();
-        for place in self.places {
+        let left = self.at.min(until).since(now);
+        let digits = number.format(left.as_millis() as u64).as_bytes();
+        for place in self.places.into_iter().filter(|place| *place > 0) {
             let value = &mut head[place as usize..][..usize::from(self.digits)];
             // It is no longer than before; spaces behind a value mean nothing (RFC 9110, 5.5).
             value.fill(b' ');
@@ -102,7 +107,7 @@ mod tests {
     fn what_is_left_is_told_in_place() {
         let mut head = b"GET / HTTP/1.1\r\n".to_vec();
         let now = Nanos(7_000_000);
-        let deadline = Deadline::write(Duration::from_millis(1500), now, &mut head);
+        let deadline = Deadline::write(Duration::from_millis(1500), now, |_| false, &mut head);
         head.extend_from_slice(b"\r\n");
         let told = |head: &[u8], value: &str| {
             let expected = format!(
@@ -112,9 +117,22 @@ mod tests {
             assert_eq!(std::str::from_utf8(head), Ok(expected.as_str()));
         };
         told(&head, "1500");
-        deadline.tell(now + Duration::from_millis(501), &mut head);
+        deadline.tell(Nanos::NEVER, now + Duration::from_millis(501), &mut head);
         told(&head, "999 ");
-        deadline.tell(now + Duration::from_secs(9), &mut head);
+        deadline.tell(Nanos::NEVER, now + Duration::from_secs(9), &mut head);
         told(&head, "0   ");
+        // Somebody else's limit may be shorter.
+        deadline.tell(now + Duration::from_millis(40), now, &mut head);
+        told(&head, "40  ");
+    }
+
+    #[test]
+    fn what_a_rule_says_is_left_to_it() {
+        let mut head = b"GET / HTTP/1.1\r\n".to_vec();
+        let is_ruled = |name: &[u8]| name == b"x-request-deadline";
+        let now = Nanos(7_000_000);
+        let deadline = Deadline::write(Duration::from_millis(20), now, is_ruled, &mut head);
+        deadline.tell(Nanos::NEVER, now + Duration::from_millis(5), &mut head);
+        assert_eq!(head, b"GET / HTTP/1.1\r\nX-Envoy-Expected-Rq-Timeout-Ms: 15\r\n");
     }
 }

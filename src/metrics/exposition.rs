@@ -223,10 +223,30 @@ const COUNTERS: &[CounterRow] = &[
         "Connections that endpoints refused or did not accept in time.",
         |c| &c.upstream_connect_failures,
     ),
-    ("outrigger_retries_total", "Requests sent to an endpoint once more.", |c| &c.retries),
+    ("outrigger_retries_total", "Retries: requests that failed, sent once more.", |c| &c.retries),
+    (
+        "outrigger_resends_total",
+        "Requests sent once more because their kept connection had ended.",
+        |c| &c.resends,
+    ),
     ("outrigger_retries_succeeded_total", "Retries whose answer was worth no further one.", |c| {
         &c.retries_succeeded
     }),
+    (
+        "outrigger_hedges_total",
+        "Requests sent to a second endpoint because the first was slow.",
+        |c| &c.hedges,
+    ),
+    (
+        "outrigger_hedges_won_total",
+        "Hedges whose answer was taken, or that went on after the first try had failed.",
+        |c| &c.hedges_won,
+    ),
+    (
+        "outrigger_hedges_refused_total",
+        "Hedges that were due, but had no leave, or no endpoint to go to.",
+        |c| &c.hedges_refused,
+    ),
     (
         "outrigger_retries_refused_limit_total",
         "Retries that were wanted while max_retries were in flight.",

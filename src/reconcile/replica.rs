@@ -855,8 +855,12 @@ impl Replica {
         let cluster = self.clusters[at.0 as usize].as_mut().expect("a slot lives with its users");
         let shared = &mut cluster.purses[Kind::Retries as usize];
         let is_free = shared.purse.free() > 0 || mutation::is_on(Mutation::RetryWithoutCredit);
-        if !is_free || !shared.queue.is_empty() {
+        if !is_free {
             return Err(RetryRefusal::NoCredit);
+        }
+        if !shared.queue.is_empty() {
+            // Those in front wait for what pays.
+            return Err(RetryRefusal::NoBudget);
         }
         if !cluster.deposits.spend(&cluster.retry_budget, now) {
             return Err(RetryRefusal::NoBudget);

@@ -1,11 +1,12 @@
 //! Which failures of a request are worth another try, how many, and after how long. Pure.
 //!
-//! The conditions have Envoy's names and meanings (`x-envoy-retry-on`). What was sent once may have
+//! The conditions have Envoy's meanings (`x-envoy-retry-on`). What was sent once may have
 //! been acted on, so methods that are not idempotent (RFC 9110, 9.2.2) are only tried again where
 //! nothing was sent, unless the operator says otherwise.
 
 use std::time::Duration;
 
+use super::hedge::HedgePolicy;
 use crate::reason::Reason;
 
 /// Another try is worth it when this has happened.
@@ -65,6 +66,8 @@ pub struct RetryPolicy {
     pub retry_after_max: Duration,
     /// Bodies of up to so many bytes are received before anything is sent, to be sent again.
     pub body_bytes_max: u64,
+    /// When another endpoint is asked as well, before the first has answered.
+    pub hedge: Option<HedgePolicy>,
 }
 
 impl Default for RetryPolicy {
@@ -79,6 +82,7 @@ impl Default for RetryPolicy {
             backoff_max: Duration::from_millis(250),
             retry_after_max: Duration::from_secs(1),
             body_bytes_max: 64 * 1024,
+            hedge: None,
         }
     }
 }
@@ -112,7 +116,8 @@ impl RetryPolicy {
     /// Whether something that has been sent may have to be sent again.
     pub fn replays(&self) -> bool {
         self.attempts > 0
-            && (self.minds_silence()
+            && (self.hedge.is_some()
+                || self.minds_silence()
                 || self.on.has(Condition::Conflict)
                 || self.on.has(Condition::ListedStatus))
     }

@@ -10,6 +10,7 @@ use crate::metrics::ShardCounters;
 use crate::plan::{Cluster, Plan};
 use crate::reconcile::{ClusterId, ClusterSlot, EndpointSlot, Kind, Reconciler, Standing};
 use crate::rng::Rng;
+use crate::route::{HedgeDelay, Route};
 use crate::time::Nanos;
 use crate::upstream::Endpoint;
 
@@ -22,6 +23,8 @@ pub struct ShardPlan {
     clusters: Vec<ShardCluster>,
     /// Of the plan's breakers of routes.
     route_breakers: Vec<EndpointSlot>,
+    /// Of the plan's routes: when they hedge.
+    hedges: Vec<Option<RefCell<HedgeDelay>>>,
 }
 
 /// One cluster, as one shard sees it.
@@ -156,7 +159,12 @@ impl Loads for Seen<'_> {
 impl ShardPlan {
     /// Before the first plan.
     pub fn empty() -> ShardPlan {
-        ShardPlan { plan: None, clusters: Vec::new(), route_breakers: Vec::new() }
+        ShardPlan {
+            plan: None,
+            clusters: Vec::new(),
+            route_breakers: Vec::new(),
+            hedges: Vec::new(),
+        }
     }
 
     /// State for a new plan. Endpoints that stay keep their connections; those that go are retired.
@@ -199,7 +207,9 @@ impl ShardPlan {
             }
         }
         let route_breakers = plan.route_breakers.iter().map(|id| agreement.slot(*id)).collect();
-        ShardPlan { plan: Some(plan), clusters, route_breakers }
+        let hedge = |route: &Route| route.retries.hedge.map(HedgeDelay::new).map(RefCell::new);
+        let hedges = plan.router.routes().iter().map(hedge).collect();
+        ShardPlan { plan: Some(plan), clusters, route_breakers, hedges }
     }
 
     /// Which reload this is; 0 before the first plan.
@@ -273,6 +283,11 @@ impl ShardPlan {
     /// Where the breaker of a route is kept.
     pub fn route_breaker(&self, index: usize) -> EndpointSlot {
         self.route_breakers[index]
+    }
+
+    /// When a route hedges, by its place in the plan; `None` where it does not.
+    pub fn hedge_delay(&self, route: usize) -> Option<&RefCell<HedgeDelay>> {
+        self.hedges[route].as_ref()
     }
 
     /// Closes an idle connection to another endpoint of the same cluster, where that is what a new

@@ -109,15 +109,15 @@ impl Endpoint {
         self.latency.get()
     }
 
-    /// A request has ended after this time, or has failed.
+    /// A request has ended after this time, or has failed, or was given up.
     pub fn learn(&self, outcome: Outcome, taken: Duration, now: Nanos) {
-        let taken = match outcome {
-            Outcome::Success => taken,
-            Outcome::Failure => taken.max(FAILURE),
-            Outcome::Neutral => return,
-        };
         let mut latency = self.latency.get();
-        latency.observe(taken, now);
+        match outcome {
+            Outcome::Success => latency.observe(taken, now),
+            Outcome::Failure => latency.observe(taken.max(FAILURE), now),
+            // Nobody waits for it any more: it is at least so slow.
+            Outcome::Neutral => latency.observe_at_least(taken, now),
+        }
         self.latency.set(latency);
     }
 

@@ -191,7 +191,7 @@ fn attempts_and_the_time_upstream() {
         assert!(path != "/slow" || duration >= Some(60_000_000), "{line}");
         assert_eq!(line["outrigger.upstream.attempts"].as_u64(), attempts, "{line}");
     }
-    assert_eq!(proxy.metric("outrigger_retries_total", &[]), 1.0);
+    assert_eq!(proxy.metric("outrigger_resends_total", &[]), 1.0);
 }
 
 /// The time upstream begins when the endpoint has the whole request.

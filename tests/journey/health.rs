@@ -247,3 +247,19 @@ fn a_reload_keeps_what_is_known() {
     }
     assert_eq!(b.served(), before);
 }
+
+/// Nobody would ever find that it is up again.
+#[test]
+fn who_is_not_checked_any_more_is_not_down() {
+    let (a, b) = (Patient::new("a"), Patient::new("b"));
+    b.say(500);
+    let proxy = setup(&[&a, &b], QUICK).start();
+    await_state(&proxy, &b, 0.0);
+    proxy.reload(&Setup::to(&[&a.origin, &b.origin]));
+    let served = b.served();
+    for _ in 0..10 {
+        assert_eq!(proxy.get("/").status(), 200);
+    }
+    assert!(b.served() > served);
+    assert_eq!(up(&proxy, &b), None);
+}

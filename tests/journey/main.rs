@@ -48,6 +48,7 @@ mod pool;
 mod retry;
 
 mod health;
+mod hedge;
 
 mod parts;
 

@@ -45,7 +45,7 @@ fn a_stale_connection_is_tried_again_once() {
             assert_eq!(origin.connections(), 2);
             let second = origin.last_request();
             assert_eq!((second.target(), second.body.as_slice()), ("/2", &b"hi"[..]));
-            assert_eq!(proxy.metric("outrigger_retries_total", &[]), 1.0);
+            assert_eq!(proxy.metric("outrigger_resends_total", &[]), 1.0);
         }
     }
 }
@@ -140,7 +140,7 @@ fn a_closed_connection_is_never_used() {
             let request = format!("{method} /2 HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\nx");
             assert_eq!(client.ask(request).status(), 200, "{method} {reset}");
             assert_eq!(origin.connections(), 2);
-            assert_eq!(proxy.metric("outrigger_retries_total", &[]), 0.0, "{method} {reset}");
+            assert_eq!(proxy.metric("outrigger_resends_total", &[]), 0.0, "{method} {reset}");
         }
     }
 }
@@ -458,4 +458,60 @@ fn clients_share_the_pool() {
         );
     }
     assert_eq!(origin.connections(), 1);
+}
+
+/// Once, and on a new connection: whoever answers the first request of each connection, and closes
+/// with the second, would get the same request again and again.
+#[test]
+fn a_stale_connection_is_followed_by_a_new_one() {
+    let origin = Origin::start(|peer| {
+        if peer.try_request().is_ok() && peer.try_send(OK).is_ok() {
+            let _ = peer.try_request();
+        }
+    });
+    let proxy = Setup::new(&origin)
+        .cluster("limits: {max_connections: 2, pending_timeout: 60s}")
+        .cluster("breaker: {consecutive_failures: 0, failure_ratio: 0}")
+        .one_shard()
+        .start();
+    let clients = 10;
+    std::thread::scope(|scope| {
+        for client in 0..clients {
+            let mut connection = proxy.client();
+            scope.spawn(move || {
+                for request in 0..20 {
+                    let path = format!("/{client}/{request}");
+                    assert_eq!(connection.get(&path).status(), 200, "{path}");
+                }
+            });
+        }
+    });
+    let mut sent = std::collections::HashMap::new();
+    for request in origin.requests() {
+        *sent.entry(request.target().to_owned()).or_insert(0) += 1;
+    }
+    assert_eq!(sent.len(), 200);
+    assert!(sent.values().all(|times| *times <= 2), "{sent:?}");
+}
+
+/// It was not the pause: the origin has worked, and failed.
+#[test]
+fn who_closes_late_has_failed() {
+    let origin = Origin::start(|peer| {
+        if peer.try_request().is_ok() && peer.try_send(OK).is_ok() && peer.try_request().is_ok() {
+            pause(400);
+        }
+    });
+    let proxy = Setup::new(&origin)
+        .listener("reason_header: true")
+        .cluster("breaker: {consecutive_failures: 1, open_time: 60s}")
+        .one_shard()
+        .start();
+    let mut client = proxy.client();
+    assert_eq!(client.get("/").status(), 200);
+    let answer = client.get("/");
+    let reason = answer.get("x-outrigger-reason");
+    assert_eq!((answer.status(), reason), (502, Some("upstream-reset")));
+    assert_eq!(origin.requests().len(), 2);
+    assert_eq!(client.get("/").get("x-outrigger-reason"), Some("breaker-open"));
 }

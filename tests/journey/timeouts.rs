@@ -439,7 +439,7 @@ fn with_deadline(lines: &str) -> String {
 #[test]
 fn a_deadline_is_passed_on_with_what_is_left() {
     let origin = Origin::answering(OK);
-    let proxy = Setup::new(&origin).listener(TRUSTED).start();
+    let proxy = Setup::new(&origin).listener(TRUSTED).route("timeouts: {answer: 10m}").start();
     for line in ["x-request-deadline", "X-Envoy-Expected-Rq-Timeout-Ms"] {
         let request = with_deadline(&format!("{line}: 60000\r\n"));
         assert_eq!(proxy.client().ask(request).status(), 200);
@@ -457,6 +457,48 @@ fn a_deadline_is_passed_on_with_what_is_left() {
     let left: u64 =
         origin.last_request().get("x-request-deadline").unwrap().trim().parse().unwrap();
     assert!((1..=59_950).contains(&left), "{left}");
+}
+
+/// Whoever has less time of us knows it.
+#[test]
+fn a_deadline_told_is_no_longer_than_our_own_limits() {
+    for (limits, tries, most) in [
+        ("timeouts: {answer: 7s}", "attempts: 0", 7_000),
+        ("timeouts: {answer: 5s, total: 5s}", "attempts: 0", 5_000),
+        ("timeouts: {answer: 5s, total: 5s}", "attempts: 1, try_timeout: 2s", 2_000),
+    ] {
+        let origin = Origin::answering(OK);
+        let proxy = Setup::new(&origin).listener(TRUSTED).route(limits).retries(tries).start();
+        let request = with_deadline("x-request-deadline: 60000\r\n");
+        assert_eq!(proxy.client().ask(request).status(), 200);
+        let sent = origin.last_request();
+        let left: u64 = sent.get("x-request-deadline").unwrap().trim().parse().unwrap();
+        assert!((most / 2..=most).contains(&left), "{limits}: {left}");
+    }
+}
+
+/// What was waited for a connection is gone.
+#[test]
+fn a_deadline_is_told_when_the_request_is_sent() {
+    let gate = Gate::shut_from_the_start();
+    let proxy = gate
+        .setup()
+        .listener("forwarded: {trusted: {cidrs: ['127.0.0.0/8']}}")
+        .cluster("limits: {max_connections: 1, pending_timeout: 60s}")
+        .one_shard()
+        .start();
+    let mut first = proxy.client();
+    first.send(GET);
+    eventually("the connection is used", || gate.inside() == 1);
+    let mut second = proxy.client();
+    second.send(with_deadline("x-request-deadline: 14000\r\n"));
+    pause(400);
+    gate.open();
+    assert_eq!(first.answer().status(), 200);
+    assert_eq!(second.answer().status(), 200);
+    let sent = gate.origin().last_request();
+    let left: u64 = sent.get("x-request-deadline").unwrap().trim().parse().unwrap();
+    assert!(left <= 13_700, "{left}");
 }
 
 #[test]

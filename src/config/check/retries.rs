@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::Checker;
 use crate::config::model::{Cluster, Retries, RetryOn, Route};
+use crate::config::values::HedgeAfter;
 
 /// More tries than that are a storm of their own.
 const ATTEMPTS_MAX: u32 = 10;
@@ -30,8 +31,13 @@ impl Checker<'_> {
             );
         }
         self.retriable_statuses(path, retries);
-        let usual = Retries::default();
-        if retries.attempts == 0 && *retries != (Retries { attempts: 0, ..usual.clone() }) {
+        let nothing = Retries {
+            attempts: 0,
+            // This holds for the first try, too.
+            try_timeout: retries.try_timeout,
+            ..Retries::default()
+        };
+        if retries.attempts == 0 && *retries != nothing {
             self.warn(
                 &at("attempts"),
                 "nothing is sent again: attempts is 0",
@@ -63,18 +69,59 @@ impl Checker<'_> {
                 "write 1MiB or less",
             );
         }
-        let answer = route.timeouts.answer;
-        let try_timeout = retries.try_timeout;
-        if !try_timeout.0.is_zero()
-            && !answer.0.is_zero()
-            && try_timeout >= answer
-            && !self.lost(&format!("{path}.timeouts.answer"))
-        {
-            self.warn(
-                &at("try_timeout"),
-                format!("a try has {try_timeout}, but all of them together {answer}"),
-                "lower it, or raise timeouts.answer",
+        self.hedge(path, route);
+        let limits =
+            [("timeouts.answer", route.timeouts.answer), ("timeouts.total", route.timeouts.total)];
+        for (own, time) in [
+            ("try_timeout", retries.try_timeout),
+            ("backoff", retries.backoff),
+            ("max_retry_after", retries.max_retry_after),
+        ] {
+            let exceeded = limits.iter().find(|(key, limit)| {
+                time >= *limit && !limit.0.is_zero() && !self.lost(&format!("{path}.{key}"))
+            });
+            if let Some((key, limit)) = exceeded
+                && self.given(&at(own))
+            {
+                self.warn(
+                    &at(own),
+                    format!("it is {time}, but all tries together have {limit} ({key})"),
+                    format!("lower it, or raise {key}"),
+                );
+            }
+        }
+    }
+
+    fn hedge(&mut self, path: &str, route: &Route) {
+        let Some(hedge) = route.retries.hedge else { return };
+        let at = |key: &str| format!("{path}.retries.hedge.{key}");
+        if route.retries.attempts == 0 {
+            self.error(
+                &format!("{path}.retries.hedge"),
+                "a hedge is one of the attempts, and there are none",
+                "raise attempts, or remove it",
             );
+        }
+        let HedgeAfter::Delay(delay) = hedge.after else { return };
+        if delay.0.max(hedge.min_delay.0).is_zero() {
+            self.error(
+                &at("after"),
+                "each request would be sent twice",
+                "write a time such as 20ms, or a percentile such as p95",
+            );
+        }
+        let timeouts = [
+            ("retries.try_timeout", route.retries.try_timeout),
+            ("timeouts.answer", route.timeouts.answer),
+        ];
+        for (key, timeout) in timeouts {
+            if !timeout.0.is_zero() && delay >= timeout && !self.lost(&format!("{path}.{key}")) {
+                self.warn(
+                    &at("after"),
+                    format!("there is never a hedge: {key} is {timeout}"),
+                    format!("lower it below {timeout}"),
+                );
+            }
         }
     }
 
