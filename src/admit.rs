@@ -203,6 +203,28 @@ impl Order {
         }
     }
 
+    /// Where it goes if no endpoint of `cluster` can have it, by the route or by that cluster.
+    pub fn fallback(&self, cluster: usize) -> Option<usize> {
+        let own = self.plan.cluster(cluster).fallback;
+        match &self.routed().action {
+            // The route speaks for its own clusters only.
+            route::Action::Forward(forward)
+                if forward.clusters.clusters().any(|it| it == cluster) =>
+            {
+                forward.fallback.or(own)
+            }
+            _ => own,
+        }
+    }
+
+    /// It goes there now, as an ordinary request.
+    pub fn fall_back_to(&mut self, next: usize) {
+        if let Action::Forward { cluster, .. } = &mut self.action {
+            *cluster = next;
+        }
+        self.probe_until = Nanos::NEVER;
+    }
+
     /// The route's rules for the answer's fields.
     pub fn response_rules(&self) -> &HeaderRules {
         &self.routed().response_headers
@@ -357,6 +379,13 @@ fn decide(
         }
         let policy = &plan.clusters[cluster].balance;
         let hash = policy.hash(&head.fields, client.address);
+        let hash = match forward.fallback.or(plan.clusters[cluster].fallback) {
+            None => hash,
+            // Should it come to that: by what the next one looks at.
+            Some(next) => {
+                hash.or_else(|| plan.clusters[next].balance.hash(&head.fields, client.address))
+            }
+        };
         order.action = Action::Forward { cluster, hash, breaker: forward.breaker(cluster) };
         let upgrade = head.upgrade.filter(|_| head.framing == Framing::None);
         order.upgrade = upgrade.is_some();

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 use crate::admit::Order;
 use crate::answer::Answered;
+use crate::balance::Zone;
 use crate::breaker;
 use crate::http::encode::Persistence;
 use crate::http::head::Framing;
@@ -44,7 +45,7 @@ use hedge::{Begun, Overtaking};
 use patience::{Arrived, Uploading, Waiting};
 use place::{Kept, Opening, Place};
 use reply::Reply;
-use retry::{Avoided, Tries};
+use retry::Tries;
 
 pub use patience::within;
 pub use place::outcome_of;
@@ -216,7 +217,7 @@ impl<'a> Exchange<'a> {
     pub async fn run(
         &mut self,
         order: &mut Order,
-        cluster: usize,
+        mut cluster: usize,
         hash: Option<u64>,
         breaker: Option<usize>,
     ) -> Result<Outcome, Failure> {
@@ -245,16 +246,18 @@ impl<'a> Exchange<'a> {
         let (mut endpoint, mut place) = match placed {
             Ok(placed) => placed,
             Err(chosen) => {
-                let none = Avoided::default();
-                let placed = Box::pin(self.place(order, cluster, hash, chosen, none)).await;
+                let first = cluster;
+                let placed = Box::pin(self.place_first(order, &mut cluster, hash, chosen)).await;
                 now = Nanos::now();
                 let (endpoint, mut place) =
                     placed.map_err(|reason| Failure::untold(reason, body_left))?;
                 place.has_waited();
+                // The route's breaker is for the cluster that it named.
+                route = route.filter(|_| cluster == first);
                 (endpoint, place)
             }
         };
-        order.endpoint = Some(endpoint.clone());
+        self.asks(order, &endpoint);
         if let Some(route) = route {
             place.set_route(route);
         }
@@ -431,7 +434,7 @@ impl<'a> Exchange<'a> {
                 Err(reason) => break failure.unwrap_or_else(|| Failure::untold(reason, body_left)),
             }
             now = Nanos::now();
-            order.endpoint = Some(endpoint.clone());
+            self.asks(order, &endpoint);
             order.probe_until = place.probe_until();
             kept = self.take_kept(order, &endpoint, &pool, replayable, now);
         };
@@ -448,6 +451,23 @@ impl<'a> Exchange<'a> {
             self.learn(order, cluster, &endpoint, Err(failure.reason), taken, ended);
         }
         Err(failure)
+    }
+
+    /// The order goes to this endpoint now.
+    #[inline(always)]
+    fn asks(&self, order: &mut Order, endpoint: &Rc<Endpoint>) {
+        order.endpoint = Some(endpoint.clone());
+        self.count_zone(endpoint);
+    }
+
+    /// A request goes there.
+    #[inline(always)]
+    fn count_zone(&self, endpoint: &Endpoint) {
+        match endpoint.zone() {
+            Zone::Unknown => {}
+            Zone::Own => self.shard.counters.zone_own.add(1),
+            Zone::Other => self.shard.counters.zone_other.add(1),
+        }
     }
 
     /// What a try that was sent tells of how slow its endpoint is, where the balancer asks.

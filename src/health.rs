@@ -5,18 +5,22 @@
 //! | | |
 //! |---|---|
 //! | down | gets no request, unless the cluster is in panic |
-//! | panic | fewer endpoints are up than `panic_threshold` says: rather all of them than none |
+//! | panic | fewer endpoints are up than `panic_threshold` says: rather all of them than none; with priorities, of one of them, and only where all together cannot take the requests |
 //! | new, or up again | with `slow_start`: its share grows over that time, if there is another |
 //!
 //! A breaker knows nothing of it: down is down whatever the breaker says, up closes no breaker.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::balance::healthy_share;
 use crate::metrics::Counter;
 use crate::reconcile::EndpointId;
 use crate::time::Nanos;
+
+/// Tiers that a cluster may have: each has a bit.
+pub const TIERS_MAX: u32 = 32;
 
 /// What checks say of an endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,7 +85,10 @@ pub struct ClusterHealth {
     panic_percent: u32,
     /// Before this time there is something to look at: [`Nanos::NEVER`] while an endpoint is down.
     special_until: AtomicU64,
-    in_panic: AtomicBool,
+    /// The tier of each endpoint, where there is more than one.
+    tiers: Vec<u8>,
+    /// A bit for each tier.
+    panics: AtomicU32,
 }
 
 impl ClusterHealth {
@@ -96,8 +103,16 @@ impl ClusterHealth {
             slow_start,
             panic_percent,
             special_until: AtomicU64::new(0),
-            in_panic: AtomicBool::new(false),
+            tiers: Vec::new(),
+            panics: AtomicU32::new(0),
         }
+    }
+
+    /// With priorities: the tier of each endpoint, below [`TIERS_MAX`].
+    pub fn with_tiers(self, tiers: Vec<u8>) -> ClusterHealth {
+        // Of one tier alone, the share that is up decides.
+        let tiers = if tiers.iter().all(|tier| *tier == 0) { Vec::new() } else { tiers };
+        ClusterHealth { tiers, ..self }
     }
 
     /// Endpoints that were there before keep their records; others join those.
@@ -110,7 +125,13 @@ impl ClusterHealth {
                 None => {}
             }
         }
-        self.in_panic = AtomicBool::new(before.in_panic());
+        let panicked = before.panics.load(Ordering::Relaxed);
+        // Another number of tiers: who is in panic is found out anew.
+        self.panics = AtomicU32::new(if self.tiers.is_empty() == before.tiers.is_empty() {
+            panicked
+        } else {
+            0
+        });
         self.sum_up();
     }
 
@@ -129,16 +150,45 @@ impl ClusterHealth {
         let all = self.endpoints.len();
         let is_down = |(_, health): &&(_, Arc<EndpointHealth>)| health.state() == Health::Down;
         let down = self.endpoints.iter().filter(is_down).count();
-        let panics = down > 0 && (all - down) * 100 < all * self.panic_percent as usize;
+        let panics = match self.tiers.is_empty() {
+            true => u32::from(down > 0 && self.too_few(down, all)),
+            false => self.tiers_in_panic(),
+        };
         let newest = self.endpoints.iter().map(|(_, health)| health.since()).max();
         let ramps_until = match newest {
             Some(since) if since.0 > 0 => since + self.slow_start,
             _ => Nanos(0),
         };
         let until = if down > 0 { Nanos::NEVER } else { ramps_until };
-        let panicked = self.in_panic.swap(panics, Ordering::Relaxed);
+        let panicked = self.panics.swap(panics, Ordering::Relaxed);
         self.special_until.store(until.0, Ordering::Relaxed);
-        (panics != panicked).then_some(panics)
+        ((panics != 0) != (panicked != 0)).then_some(panics != 0)
+    }
+
+    fn too_few(&self, down: usize, all: usize) -> bool {
+        (all - down) * 100 < all * self.panic_percent as usize
+    }
+
+    /// As Envoy has it: a tier with too few endpoints is in panic only where all tiers together cannot
+    /// take the requests.
+    fn tiers_in_panic(&self) -> u32 {
+        let count = self.tiers.iter().max().map_or(0, |last| usize::from(*last) + 1);
+        let of_tier = |tier: usize| {
+            let all = self.endpoints.iter().zip(&self.tiers);
+            all.filter(move |(_, of)| usize::from(**of) == tier).map(|((_, health), _)| health)
+        };
+        let counted: Vec<(usize, usize)> = (0..count)
+            .map(|tier| {
+                let down = of_tier(tier).filter(|it| it.state() == Health::Down).count();
+                (down, of_tier(tier).count())
+            })
+            .collect();
+        let able = counted.iter().map(|(down, all)| healthy_share(all - down, *all)).sum::<u32>();
+        if able >= healthy_share(1, 1) {
+            return 0;
+        }
+        let panics = counted.iter().map(|(down, all)| *down > 0 && self.too_few(*down, *all));
+        panics.enumerate().fold(0, |bits, (tier, panics)| bits | u32::from(panics) << tier)
     }
 
     /// Whether all endpoints are alike: nearly always.
@@ -147,14 +197,24 @@ impl ClusterHealth {
         now.0 >= self.special_until.load(Ordering::Relaxed)
     }
 
-    /// Whether health is ignored.
+    /// Whether health is ignored, in a tier at least.
     pub fn in_panic(&self) -> bool {
-        self.in_panic.load(Ordering::Relaxed)
+        self.panics.load(Ordering::Relaxed) != 0
+    }
+
+    /// The same of one tier.
+    pub fn panics(&self, tier: usize) -> bool {
+        self.panics.load(Ordering::Relaxed) >> tier & 1 == 1
+    }
+
+    /// Whether checks say no, panic or not.
+    pub fn is_down(&self, index: usize) -> bool {
+        self.endpoints[index].1.state() == Health::Down
     }
 
     /// Whether an endpoint gets no request at all.
     pub fn is_out(&self, index: usize) -> bool {
-        self.endpoints[index].1.state() == Health::Down && !self.in_panic()
+        self.is_down(index) && !self.panics(self.tiers.get(index).map_or(0, |tier| (*tier).into()))
     }
 
     /// Whether this request is not among an endpoint's share yet, if another can take it. `dice` is
@@ -233,6 +293,32 @@ mod tests {
         third.take_over(&second, at(58));
         assert!(third.holds_back(1, at(59), u32::MAX), "a reload changes nothing");
         assert!(third.is_plain(at(60)));
+    }
+
+    /// Envoy's rule: no panic while the tiers together suffice.
+    #[test]
+    fn tiers_panic_by_themselves_where_all_are_too_few() {
+        let cluster = || cluster(20, 0).with_tiers((0..20).map(|at| at / 10).collect());
+        let health = cluster();
+        let down = |health: &ClusterHealth, range: std::ops::Range<u32>| {
+            range.for_each(|at| assert_eq!(set(health, at, Health::Down, at_time()), None));
+        };
+        fn at_time() -> Nanos {
+            at(1)
+        }
+        down(&health, 0..10);
+        assert!(!health.in_panic() && health.is_out(0), "the second has all");
+        down(&health, 10..12);
+        assert!(!health.in_panic(), "eight of ten take all");
+        assert_eq!(set(&health, 12, Health::Down, at(1)), Some(true));
+        assert!(health.panics(0) && !health.panics(1), "seven of ten do not; the first panics");
+        assert!(!health.is_out(0) && health.is_out(12) && health.is_down(0));
+        down(&health, 13..16);
+        assert!(health.panics(0) && health.panics(1));
+        assert_eq!(set(&health, 0, Health::Up, at(2)), None);
+        let mut next = cluster();
+        next.take_over(&health, at(3));
+        assert!(next.panics(0) && next.panics(1), "a reload forgets nothing");
     }
 
     #[test]

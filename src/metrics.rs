@@ -303,6 +303,14 @@ pub struct ShardCounters {
     pub breaker_transitions: Counter,
     /// Trips that it refused, because too many endpoints were out.
     pub breaker_trips_refused: Counter,
+    /// Requests sent to endpoints in this proxy's zone, further tries included.
+    pub zone_own: Counter,
+    /// The same in other zones, or none that is known, where this proxy has one.
+    pub zone_other: Counter,
+    /// Requests that went to another cluster, since no endpoint of their own could have them.
+    pub cluster_fallbacks: Counter,
+    /// Endpoints in the shard's slices of clusters with an aperture.
+    pub aperture_endpoints: Gauge,
     /// Client connections accepted here and handed to another shard.
     pub connections_handed_over: Counter,
     /// Client connections that others accepted, and that came here.

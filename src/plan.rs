@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::access_log::Format;
 use crate::admission;
-use crate::balance::{Policy, Table};
+use crate::balance::{ApertureSettings, Policy, Table, Tiering, Zone};
 use crate::health::ClusterHealth;
 use crate::http::forwarded::Forwarding;
 use crate::http::head::HeadLimits;
@@ -227,6 +227,14 @@ pub struct Cluster {
     pub balance: Policy,
     /// What the policy looks up: built once, shared by all shards.
     pub table: Table,
+    /// Priorities and zones, if its endpoints have any.
+    pub tiering: Option<Arc<Tiering>>,
+    /// Each shard sends to a part of them: never together with priorities and zones.
+    pub aperture: Option<ApertureSettings>,
+    /// Where requests go that no endpoint of this one can have: a place in the plan.
+    pub fallback: Option<usize>,
+    /// Its own set was empty, and these endpoints are the last that it had.
+    pub keeps_endpoints: bool,
     /// TCP connect, default 5 s; 504.
     pub connect_timeout: Duration,
     /// How long a request waits for a place where a limit is reached, default 5 s; 503.
@@ -295,6 +303,10 @@ pub struct Endpoint {
     pub weight: u32,
     /// What the configuration called it (`host:port`), for hashing and logs.
     pub name: String,
+    /// Endpoints of greater numbers are used as far as those of lesser ones do not suffice.
+    pub priority: u32,
+    /// Where it is, as seen from this proxy.
+    pub zone: Zone,
 }
 
 /// How one shard keeps connections to the endpoints of one cluster.

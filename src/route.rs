@@ -137,6 +137,8 @@ pub struct Forward {
     /// The route's breakers: for a cluster (its place in the plan) the place of the breaker in
     /// [`crate::plan::Plan::route_breakers`]. Empty where the route has none.
     pub breakers: Vec<(usize, usize)>,
+    /// Where requests go that no endpoint of the cluster can have, in place of that cluster's own.
+    pub fallback: Option<usize>,
     /// Replaces the matched prefix (or exact path) of the path; see [`Forward::write_path`].
     pub prefix_rewrite: Option<String>,
     /// Replaces `Host`.
@@ -149,6 +151,7 @@ impl Forward {
         Forward {
             clusters: Split::one(cluster),
             breakers: Vec::new(),
+            fallback: None,
             prefix_rewrite: None,
             host_rewrite: None,
         }

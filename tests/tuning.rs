@@ -88,6 +88,8 @@ const TUNING: &[(&str, &str, &str)] = &[
     ("Hedge", "Routes", "retries.hedge."),
     ("RateLimit", "Rates", ""),
     ("RingHash", "Origins", "balance.ring_hash."),
+    ("ZoneAware", "Origins", "zone_aware."),
+    ("Aperture", "Origins", "aperture."),
     ("Pool", "Origins", "pool."),
     ("ClusterTimeouts", "Origins", "timeouts."),
     ("Limits", "Origins", "limits."),

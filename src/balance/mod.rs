@@ -12,10 +12,14 @@ use std::sync::Arc;
 
 use xxhash_rust::xxh64::xxh64;
 
+use crate::health::ClusterHealth;
 use crate::http::head::Fields;
 use crate::plan::Endpoint;
-use crate::rng::Rng;
+use crate::rng::{Rng, splitmix};
+use crate::time::Nanos;
 
+mod aperture;
+mod group;
 mod least_request;
 mod maglev;
 mod peak_ewma;
@@ -23,7 +27,12 @@ mod random;
 mod ring_hash;
 mod round_robin;
 mod sample;
+mod tiers;
+#[cfg(test)]
+mod uniformity;
 
+pub use aperture::{Aperture, ApertureSettings};
+use group::Group;
 use least_request::LeastRequest;
 pub use maglev::Maglev;
 use peak_ewma::PeakEwma;
@@ -31,6 +40,9 @@ pub use peak_ewma::{FAILURE, Latency};
 use random::Random;
 pub use ring_hash::{RING_SIZE_MAX, RING_SIZE_MIN, Ring};
 use round_robin::RoundRobin;
+pub use tiers::{
+    Candidates, OVERPROVISIONING_PERCENT, Tiering, Tiers, Zone, ZoneSettings, healthy_share,
+};
 
 /// How a cluster chooses an endpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +84,25 @@ impl Policy {
         match self {
             Policy::RingHash { key, .. } | Policy::Maglev { key, .. } => key.hash(fields, client),
             Policy::RoundRobin | Policy::LeastRequest | Policy::PeakEwma | Policy::Random => None,
+        }
+    }
+}
+
+impl Policy {
+    /// What decides whether an endpoint that gets a share only, in a slow start or while its breaker
+    /// recovers, takes this request: 32 bits, compared with that share. `random`: uniform ones.
+    ///
+    /// A key's are its own, so that it moves once while the share grows. Of two choices, an endpoint
+    /// with little in flight wins whenever it is drawn, which is twice as often as it should get a
+    /// request: so its chance is halved.
+    #[inline]
+    pub fn dice(&self, hash: Option<u64>, random: u32) -> u32 {
+        match (self, hash) {
+            (Policy::LeastRequest | Policy::PeakEwma, _) => random.saturating_mul(2),
+            (Policy::RingHash { .. } | Policy::Maglev { .. }, Some(mut hash)) => {
+                (splitmix(&mut hash) >> 32) as u32
+            }
+            _ => random,
         }
     }
 }
@@ -240,7 +271,16 @@ impl Balancer {
         endpoints: &[Endpoint],
         seed: u64,
     ) -> Balancer {
-        let weights = || endpoints.iter().map(|endpoint| endpoint.weight);
+        Balancer::weighing(table, policy, || endpoints.iter().map(|endpoint| endpoint.weight), seed)
+    }
+
+    /// The same of weights alone.
+    fn weighing<W: Iterator<Item = u32>>(
+        table: &Table,
+        policy: &Policy,
+        weights: impl Fn() -> W,
+        seed: u64,
+    ) -> Balancer {
         let mut rng = Rng::new(seed);
         let choice = match (table, policy) {
             (Table::Ring(ring), _) => Choice::Ring(ring.clone()),
@@ -293,8 +333,25 @@ impl Balancer {
         }
     }
 
+    /// The same where some endpoints are down, or do not have their whole share yet; `dice` is
+    /// [`Policy::dice`]'s.
+    #[cold]
+    pub fn pick_by_health(
+        &mut self,
+        health: &ClusterHealth,
+        loads: &impl Loads,
+        now: Nanos,
+        hash: Option<u64>,
+        dice: u32,
+        usable: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let in_use = |index: usize| !health.is_out(index) && usable(index);
+        let whole = |index: usize| !health.holds_back(index, now, dice) && in_use(index);
+        self.pick(loads, hash, whole).or_else(|| self.pick(loads, hash, in_use))
+    }
+
     /// A random number, uniform over all its values.
-    pub fn dice(&mut self) -> u32 {
+    pub fn random(&mut self) -> u32 {
         (self.rng.bits() >> 32) as u32
     }
 
@@ -323,7 +380,8 @@ mod tests {
                 let address: std::net::SocketAddr =
                     ([10, 0, (index >> 8) as u8, index as u8], 80).into();
                 let id = crate::reconcile::EndpointId(index as u32);
-                Endpoint { id, address, weight: *weight, name: address.to_string() }
+                let (name, zone) = (address.to_string(), Zone::Unknown);
+                Endpoint { id, address, weight: *weight, name, priority: 0, zone }
             })
             .collect()
     }
@@ -346,7 +404,7 @@ mod tests {
     }
 
     /// Loads by index.
-    struct Busy<'a>(&'a [u32]);
+    pub struct Busy<'a>(pub &'a [u32]);
 
     impl Loads for Busy<'_> {
         fn in_flight(&self, index: usize) -> u32 {

@@ -3,7 +3,8 @@
 //!
 //! Latency is a peak-sensitive moving average (Finagle's `p2c` with peak EWMA): a slower answer than
 //! the average replaces it at once, a faster one is averaged in with a decay of 10 s. Without
-//! answers it falls to nothing, so that who was slow is asked again. A failure counts as an answer
+//! answers it falls, so that who was slow is asked again, and after 30 s of silence nothing is known
+//! any more: then, as for a new endpoint, one request finds out. A failure counts as an answer
 //! after [`FAILURE`], however fast it was: else the endpoint that refuses fastest would win.
 
 use std::time::Duration;
@@ -14,6 +15,10 @@ use crate::time::Nanos;
 
 /// The time constant of the average.
 const DECAY: Duration = Duration::from_secs(10);
+
+/// Without an answer for so long, nothing is known: what is left of the average, a twentieth, would
+/// draw all requests until the next answer.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
 /// What a failure counts as, if it did not take longer.
 pub const FAILURE: Duration = Duration::from_secs(1);
@@ -51,7 +56,7 @@ impl Latency {
     /// What an endpoint with so many requests in flight weighs.
     #[inline]
     pub fn load(&self, in_flight: u32, now: Nanos) -> f64 {
-        if self.average_ns == 0.0 {
+        if self.average_ns == 0.0 || now.since(self.at) >= FORGOTTEN_AFTER {
             return f64::from(in_flight) * UNKNOWN_NS;
         }
         self.average_ns * decay(self.at, now) * (f64::from(in_flight) + 1.0)
@@ -109,6 +114,7 @@ mod tests {
         let after = latency.load(0, at(131));
         assert!((13e6..15e6).contains(&after), "{after}");
         assert!(latency.load(0, at(1000)) < 1.0, "who was not asked is forgiven");
+        assert!(latency.load(1, at(1000)) > 1e12, "and gets one request first");
     }
 
     #[test]

@@ -10,6 +10,8 @@ use super::suggest;
 use super::tree::Node;
 use super::values::Name;
 
+mod balance;
+
 mod clusters;
 
 mod health;
@@ -74,6 +76,8 @@ pub(crate) fn check(
     checker.clusters();
     checker.routes();
     checker.rate_limits();
+    checker.fallbacks();
+    checker.zones();
     checker.shadowed();
     checker.unused();
     checker.findings

@@ -9,7 +9,9 @@ use ipnet::IpNet;
 
 use crate::access_log::Format;
 use crate::admission;
-use crate::balance::{HashKey as BalanceKey, Policy, Table};
+use crate::balance::{
+    ApertureSettings, HashKey as BalanceKey, Policy, Table, Tiering, Zone, ZoneSettings,
+};
 use crate::breaker;
 use crate::health::ClusterHealth;
 use crate::http::forwarded::{Forwarding, Treatment as Handling, Trusted as TrustedPeers};
@@ -55,8 +57,20 @@ pub fn compile(
     registry: &mut Registry,
     resolve: &mut dyn FnMut(&str, u16) -> Vec<SocketAddr>,
 ) -> Plan {
-    let clusters: Vec<_> =
-        config.clusters.iter().map(|it| cluster(config, it, registry, resolve)).collect();
+    compile_after(None, config, generation, registry, resolve)
+}
+
+/// The same after another plan of the same registry: clusters that have no endpoint any more keep
+/// those of `before`, if they are meant to.
+pub fn compile_after(
+    before: Option<&Plan>,
+    config: &Config,
+    generation: u64,
+    registry: &mut Registry,
+    resolve: &mut dyn FnMut(&str, u16) -> Vec<SocketAddr>,
+) -> Plan {
+    let clusters = config.clusters.iter().map(|it| cluster(config, it, before, registry, resolve));
+    let clusters: Vec<_> = clusters.collect();
     let specs = config.clusters.iter().zip(&clusters).map(|(it, compiled)| spec(it, compiled));
     let mut breakers = RouteBreakers {
         specs: specs.collect(),
@@ -70,7 +84,9 @@ pub fn compile(
     let rates = config.rate_limits.iter().zip(&rate_limits).map(|(it, known)| rates(it, known));
     let health = config.clusters.iter().zip(&clusters).map(|(it, compiled)| {
         let endpoints = compiled.endpoints.iter().map(|endpoint| endpoint.id);
-        Arc::new(ClusterHealth::new(endpoints, it.slow_start.0, it.panic_threshold.0))
+        let tiers = compiled.tiering.as_ref().map_or(Vec::new(), |it| it.tier_of_each().to_vec());
+        let health = ClusterHealth::new(endpoints, it.slow_start.0, it.panic_threshold.0);
+        Arc::new(health.with_tiers(tiers))
     });
     let health = health.collect();
     let admissions = clusters.iter().map(|_| Arc::default()).collect();
@@ -422,6 +438,7 @@ fn overload_target(config: &Config, delay: Period) -> Option<Target> {
 fn cluster(
     config: &Config,
     cluster: &Cluster,
+    before: Option<&Plan>,
     registry: &mut Registry,
     resolve: &mut dyn FnMut(&str, u16) -> Vec<SocketAddr>,
 ) -> plan::Cluster {
@@ -438,16 +455,45 @@ fn cluster(
                 let name = endpoint.address.to_string();
                 let key = EndpointKey::Endpoint { address, transport: 0 };
                 let id = registry.endpoint(id, key);
-                endpoints.push(plan::Endpoint { id, address, weight: endpoint.weight, name });
+                let (weight, priority) = (endpoint.weight, endpoint.priority);
+                let zone = match (&config.zone, &endpoint.zone) {
+                    (None, _) => Zone::Unknown,
+                    (own, zone) if own == zone => Zone::Own,
+                    _ => Zone::Other,
+                };
+                endpoints.push(plan::Endpoint { id, address, weight, name, priority, zone });
             }
         }
     }
+    let last = before.and_then(|it| it.clusters.iter().find(|other| other.id == id));
+    let last = last.filter(|last| endpoints.is_empty() && !last.endpoints.is_empty());
+    let kept = last.filter(|_| cluster.keep_endpoints);
+    for endpoint in kept.iter().flat_map(|last| &last.endpoints) {
+        // The same number, since it never left.
+        let key = EndpointKey::Endpoint { address: endpoint.address, transport: 0 };
+        endpoints.push(plan::Endpoint { id: registry.endpoint(id, key), ..endpoint.clone() });
+    }
     let balance = policy(&cluster.balance);
+    let zones = ZoneSettings {
+        endpoints_min: cluster.zone_aware.min_cluster_size,
+        spill_above: cluster.zone_aware.spill_above,
+    };
+    let tiering = Tiering::of(&balance, &endpoints, zones).map(Arc::new);
+    let aperture = cluster.aperture.map(|it| ApertureSettings {
+        endpoints_min: it.min_endpoints,
+        aperture_min: it.min_aperture,
+        load_max: it.max_load,
+    });
+    let is_large = |it: &ApertureSettings| endpoints.len() >= it.endpoints_min as usize;
     plan::Cluster {
         name: cluster.name.to_string(),
         id,
         table: Table::build(&balance, &endpoints),
+        aperture: aperture.filter(is_large).filter(|_| tiering.is_none()),
+        tiering,
+        keeps_endpoints: kept.is_some(),
         endpoints,
+        fallback: position(config, cluster.fallback_cluster.as_ref()),
         connect_timeout: cluster.timeouts.connect.0,
         pending_timeout: cluster.limits.pending_timeout.0,
         pending_target: overload_target(config, cluster.limits.pending_target),
@@ -477,6 +523,12 @@ fn admission(control: &AdmissionControl) -> admission::Settings {
         rate_min: control.rps_threshold.into(),
         rejections_max: share(control.max_rejection_probability),
     }
+}
+
+/// Where in the configuration a cluster is.
+fn position(config: &Config, name: Option<&Name>) -> Option<usize> {
+    let name = name?;
+    config.clusters.iter().position(|cluster| cluster.name == *name)
 }
 
 fn health_check(check: &HealthCheck) -> plan::HealthCheck {
@@ -686,6 +738,7 @@ fn action(route: &Route, clusters: &HashMap<String, usize>) -> Action {
     Action::Forward(Forward {
         breakers: Vec::new(),
         clusters: Split::new(parts).expect("checked: clusters exist, and their weights have a sum"),
+        fallback: route.fallback_cluster.as_ref().and_then(|it| clusters.get(&it.0).copied()),
         prefix_rewrite: route.prefix_rewrite.as_ref().map(|it| it.0.clone()),
         host_rewrite: route.host_rewrite.as_ref().map(|it| it.0.clone()),
     })

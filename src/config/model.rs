@@ -35,6 +35,10 @@ pub struct Config {
     pub shards: Shards,
     /// When a shard has more to do than it can.
     pub overload: Overload,
+    /// Where this proxy is: endpoints whose `zone` is the same come first. `zone: ${ZONE}` takes it
+    /// from the environment. Default: nowhere, and zones do not matter.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Name>,
     /// Where clients connect.
     pub listeners: Vec<Listener>,
     /// Which requests go where. With none, and one cluster, everything goes to that cluster.
@@ -619,6 +623,10 @@ pub struct Route {
     /// Forward to one of several, by weight.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub clusters: Vec<WeightedCluster>,
+    /// Forward to this cluster where no endpoint of the one above can be chosen, in place of that
+    /// cluster's own `fallback_cluster`. Not for what has failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback_cluster: Option<Name>,
     /// Send the client elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub redirect: Option<Redirect>,
@@ -1066,8 +1074,25 @@ pub enum RetryOn {
 pub struct Cluster {
     /// For routes, logs and metrics.
     pub name: Name,
-    /// The servers.
+    /// The servers. With none, requests get 503 `no-endpoint`.
     pub endpoints: Vec<Endpoint>,
+    /// What an empty set of endpoints means for a running process, after a reload or when no host name
+    /// resolves any more. `true`, the default: something is wrong, and the last ones stay. `false`:
+    /// there is none.
+    #[serde(default = "yes")]
+    pub keep_endpoints: bool,
+    /// Where requests go for which no endpoint can be chosen: there is none, all are down, or behind
+    /// open breakers. Not for what has failed, and not where all are busy. Default: nowhere, they
+    /// get 503.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback_cluster: Option<Name>,
+    /// When requests stay in the zone of this proxy, if it has one.
+    #[serde(default)]
+    pub zone_aware: ZoneAware,
+    /// Each shard sends to a slice of the endpoints, so that there are fewer connections. Default:
+    /// each sends to all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aperture: Option<Aperture>,
     /// How one of them is chosen: `least_request` (the default; the less busy of two random ones),
     /// `peak_ewma` (of two random ones, the one that is likely to answer sooner), `round_robin`,
     /// `random`; or by a key: `ring_hash: {key: ...}`, `maglev: {key: ...}`.
@@ -1105,6 +1130,53 @@ pub struct Cluster {
     /// When an endpoint gets no more requests, and how it comes back.
     #[serde(default)]
     pub breaker: Breaker,
+}
+
+/// When requests stay in the zone of this proxy. Not with `ring_hash` and `maglev`, which have no
+/// choice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ZoneAware {
+    /// With fewer endpoints there (of one priority, neither down nor behind open breakers), zones are
+    /// not told apart. Default 6.
+    pub min_cluster_size: u32,
+    /// Requests in flight at an endpoint of the own zone, split evenly between the shards, from which
+    /// an endpoint of another zone is taken if it has fewer. From 1; default 32.
+    #[schemars(range(min = 1))]
+    pub spill_above: u32,
+}
+
+impl Default for ZoneAware {
+    fn default() -> ZoneAware {
+        ZoneAware { min_cluster_size: 6, spill_above: 32 }
+    }
+}
+
+/// Each shard sends to a slice of a large cluster. With `least_request` or `peak_ewma`, and without
+/// priorities and zones. Shares are even if connections are spread evenly over the shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Aperture {
+    /// Clusters with fewer endpoints have no slices. Default 100.
+    pub min_endpoints: u32,
+    /// Endpoints of a slice, at least, those that are down or behind open breakers not counted; from
+    /// 2. Default 12.
+    #[schemars(range(min = 2))]
+    pub min_aperture: u32,
+    /// Requests in flight per endpoint of the slice, on its shard and over the last seconds, above
+    /// which it grows. From 1; default 2.
+    #[schemars(range(min = 1))]
+    pub max_load: u32,
+}
+
+impl Default for Aperture {
+    fn default() -> Aperture {
+        Aperture { min_endpoints: 100, min_aperture: 12, max_load: 2 }
+    }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn half() -> Ratio {
@@ -1169,6 +1241,10 @@ pub struct Endpoint {
     pub address: EndpointAddress,
     /// Its share, up to 1000000. Default 1; 0 sends it nothing.
     pub weight: u32,
+    /// Endpoints of greater numbers are used as far as those of lesser ones do not suffice. Default 0.
+    pub priority: u32,
+    /// Where it is.
+    pub zone: Option<Name>,
 }
 
 /// An endpoint as a mapping.
@@ -1180,6 +1256,17 @@ struct LongEndpoint {
     /// Its share, up to 1000000. Default 1; 0 sends it nothing.
     #[serde(default = "one")]
     weight: u32,
+    /// Endpoints of greater numbers are used as far as those of lesser ones do not suffice: less than
+    /// 72 % of them are neither down nor behind open breakers. Up to 32 different ones. Default 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    priority: u32,
+    /// Where it is, to compare with this proxy's `zone`. Default: nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    zone: Option<Name>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl<'de> Deserialize<'de> for Endpoint {
@@ -1200,20 +1287,21 @@ impl<'de> Visitor<'de> for EndpointReader {
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<Endpoint, E> {
         let address = text.parse().map_err(E::custom)?;
-        Ok(Endpoint { address, weight: 1 })
+        Ok(Endpoint { address, weight: 1, priority: 0, zone: None })
     }
 
     fn visit_newtype_struct<D: Deserializer<'de>>(self, inner: D) -> Result<Endpoint, D::Error> {
-        let LongEndpoint { address, weight } = LongEndpoint::deserialize(inner)?;
-        Ok(Endpoint { address, weight })
+        let LongEndpoint { address, weight, priority, zone } = LongEndpoint::deserialize(inner)?;
+        Ok(Endpoint { address, weight, priority, zone })
     }
 }
 
 impl Serialize for Endpoint {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.weight {
-            1 => self.address.serialize(serializer),
-            weight => LongEndpoint { address: self.address.clone(), weight }.serialize(serializer),
+        let Endpoint { address, weight, priority, zone } = self.clone();
+        match (weight, priority, &zone) {
+            (1, 0, None) => address.serialize(serializer),
+            _ => LongEndpoint { address, weight, priority, zone }.serialize(serializer),
         }
     }
 }

@@ -415,7 +415,7 @@ endpoints = []
             "1:41 unknown key 'tiemouts'",
             "3:11 no cluster is named 'ap'",
             "4:23 a time needs a unit",
-            "7:1 cluster 'app' has no endpoints",
+            "7:1 cluster 'app' has no endpoints: its requests get 503",
         ]
     );
     assert_eq!(bad(read("a = \nb = 1", Format::Toml)).len(), 1);

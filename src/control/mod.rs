@@ -467,9 +467,16 @@ impl Control {
         }
         self.generation += 1;
         let mut resolve = |host: &str, port| self.answers.addresses(host, port);
-        let mut plan =
-            config::compile(&self.config, self.generation, &mut self.registry, &mut resolve);
-        if let Some(before) = &self.plan {
+        let before = self.plan.as_deref();
+        let mut plan = config::compile_after(
+            before,
+            &self.config,
+            self.generation,
+            &mut self.registry,
+            &mut resolve,
+        );
+        log_empty(before, &plan);
+        if let Some(before) = before {
             plan.keep_records(before, Nanos::now());
         }
         self.shared.update(|status| status.plan_newest = self.generation);
@@ -548,6 +555,31 @@ impl Control {
             if !self.shutdown.begun() {
                 self.begin(Job::Refresh);
             }
+        }
+    }
+}
+
+/// Says which clusters have lost all endpoints, and which have some again.
+fn log_empty(before: Option<&Plan>, plan: &Plan) {
+    for new in &plan.clusters {
+        let cluster = &new.name;
+        let old = before.and_then(|it| it.clusters.iter().find(|old| old.id == new.id));
+        let kept_before = old.is_some_and(|old| old.keeps_endpoints);
+        match (old.is_some_and(|old| old.endpoints.is_empty()), new.endpoints.len()) {
+            (_, endpoints) if new.keeps_endpoints && !kept_before => {
+                tracing::error!(cluster, endpoints, "no endpoint any more, the last ones stay");
+            }
+            (false, 0) if kept_before => {
+                tracing::error!(cluster, "no endpoint, and the last ones are given up");
+            }
+            (false, 0) => tracing::error!(cluster, "no endpoint: its requests get 503"),
+            (true, endpoints) if endpoints > 0 => {
+                tracing::info!(cluster, endpoints, "has endpoints");
+            }
+            (_, endpoints) if kept_before && !new.keeps_endpoints => {
+                tracing::info!(cluster, endpoints, "has endpoints of its own again");
+            }
+            _ => {}
         }
     }
 }

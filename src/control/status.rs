@@ -195,6 +195,8 @@ fn cluster_views<'a>(plan: &'a Plan, past_trips: &mut PastTrips) -> Vec<ClusterV
             in_panic: health.in_panic(),
             concurrency: spec.adaptive.map(|_| &**record),
             admission: if cluster.admission.is_some() { admission.known() } else { &[] },
+            endpoints: cluster.endpoints.len(),
+            keeps_endpoints: cluster.keeps_endpoints,
             trips: now + past_trips.of(&cluster.name),
         }
     });

@@ -232,6 +232,7 @@ impl<'a> Exchange<'a> {
         let is_new = |slot| slot != first && !tries.avoided().has(slot);
         let placed = self.place_at_once(&plan, at, hash, Nanos::now(), is_new).ok()?;
         tries.hedge_with(first, placed.0.slot);
+        self.count_zone(&placed.0);
         Some(placed)
     }
 

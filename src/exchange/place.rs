@@ -17,6 +17,7 @@ use super::Exchange;
 use super::patience::{WATCH_CLIENT_AFTER, attended};
 use super::retry::Avoided;
 use crate::admit::Order;
+use crate::balance::Policy;
 use crate::breaker::{Outcome, Pass};
 use crate::plan::Cluster;
 use crate::reason::{Fault, Reason};
@@ -216,11 +217,11 @@ impl Drop for RoutePass<'_> {
     }
 }
 
-/// 32 bits that differ from request to request: they decide who belongs to the share that a
-/// recovering endpoint gets. (Fibonacci hashing of the nanosecond.)
+/// Who belongs to the share that a recovering endpoint gets: of 32 bits that differ from request to
+/// request (Fibonacci hashing of the nanosecond), what [`Policy::dice`] makes.
 #[inline]
-fn dice(now: Nanos) -> u32 {
-    ((now.0).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
+fn dice(policy: &Policy, hash: Option<u64>, now: Nanos) -> u32 {
+    policy.dice(hash, ((now.0).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32)
 }
 
 /// What the end of an exchange says about its endpoint. Whatever was not its doing says nothing:
@@ -277,7 +278,8 @@ impl<'a> Exchange<'a> {
         let agreement = &*self.shard.agreement;
         let mut own = agreement.reconciler();
         let asks = Cell::new(false);
-        let usable = |slot| match own.standing(slot, now, dice(now)) {
+        let dice = dice(&plan.cluster(cluster).balance, hash, now);
+        let usable = |slot| match own.standing(slot, now, dice) {
             _ if !is_wanted(slot) => false,
             Standing::Open => true,
             Standing::MayAsk => {
@@ -324,13 +326,39 @@ impl<'a> Exchange<'a> {
         avoided: Avoided<'_>,
     ) -> Option<Rc<Endpoint>> {
         let own = self.shard.agreement.reconciler();
+        let dice = dice(&plan.cluster(cluster).balance, hash, now);
         let pick = |wanted: fn(Standing) -> bool| {
-            let usable =
-                |slot| !avoided.forbids(slot) && wanted(own.standing(slot, now, dice(now)));
+            let usable = |slot| !avoided.forbids(slot) && wanted(own.standing(slot, now, dice));
             plan.pick(cluster, hash, now, &own, usable)
         };
         let picked = pick(|it| it == Standing::Full).or_else(|| pick(|it| it != Standing::Closed));
         picked.cloned()
+    }
+
+    /// The place of a first try, even if it has to be waited for; in the cluster that stands in, where
+    /// no endpoint of this one can be chosen.
+    ///
+    /// # Errors
+    /// Why there is none, in the last cluster.
+    pub(super) async fn place_first(
+        &mut self,
+        order: &mut Order,
+        cluster: &mut usize,
+        hash: Option<u64>,
+        chosen: Option<Rc<Endpoint>>,
+    ) -> Result<(Rc<Endpoint>, Place<'a>), Reason> {
+        let none = Avoided::default();
+        let mut placed = self.place(order, *cluster, hash, chosen, none).await;
+        // No cluster comes twice, as `check` knows.
+        while let Err(Reason::NoEndpoint | Reason::BreakerOpen) = placed
+            && let Some(next) = order.fallback(*cluster)
+        {
+            *cluster = next;
+            order.fall_back_to(next);
+            self.shard.counters.cluster_fallbacks.add(1);
+            placed = self.place(order, next, hash, None, none).await;
+        }
+        placed
     }
 
     /// A place, even if it has to be waited for: by the newest plan, where the endpoint comes from.
@@ -390,9 +418,11 @@ impl<'a> Exchange<'a> {
                 Err(Some(reason)) => return Err(reason),
                 Err(None) => continue,
             };
-            let has_other =
-                matches!(what, For::Permit(_)) && plan.has(at, |slot| agreement.admits(slot, now));
-            if has_other {
+            let needs_permit = matches!(what, For::Permit(_));
+            let has_other = needs_permit && plan.has(at, |slot| agreement.admits(slot, now));
+            let falls_back =
+                needs_permit && avoided.is_empty() && order.fallback(cluster).is_some();
+            if has_other || falls_back {
                 // A short wait, and then to the others; the permit is for who comes next.
                 let until = until.min(now.after(spec.breaker.permit_wait));
                 match self.wait(wait, until).await? {
@@ -401,6 +431,9 @@ impl<'a> Exchange<'a> {
                     }
                     Waited::News(_) => continue,
                     Waited::Late(wait) => wait.step_aside(),
+                }
+                if !has_other {
+                    return Err(Reason::BreakerOpen);
                 }
                 continue;
             }

@@ -58,6 +58,10 @@ pub struct ClusterView<'a> {
     pub admission: &'a [Totals],
     /// Where its limit on requests follows what is measured.
     pub concurrency: Option<&'a ConcurrencyRecord>,
+    /// How many it has.
+    pub endpoints: usize,
+    /// They are the last that it had.
+    pub keeps_endpoints: bool,
 }
 
 /// What checks have found of an endpoint.
@@ -314,6 +318,11 @@ const COUNTERS: &[CounterRow] = &[
         |c| &c.breaker_trips_refused,
     ),
     (
+        "outrigger_cluster_fallbacks_total",
+        "Requests that went to a fallback cluster, for want of an endpoint in their own.",
+        |c| &c.cluster_fallbacks,
+    ),
+    (
         "outrigger_connections_handed_over_total",
         "Client connections handed to a shard with fewer.",
         |c| &c.connections_handed_over,
@@ -330,6 +339,9 @@ const GAUGES: &[GaugeRow] = &[
     ("outrigger_requests_in_flight", "Exchanges being served now.", |c| &c.requests_in_flight),
     ("outrigger_tunnels_open", "Upgraded connections open now.", |c| &c.tunnels_open),
     ("outrigger_buffers_in_use", "Buffers lent to connections now.", |c| &c.buffers_in_use),
+    ("outrigger_aperture_endpoints", "Endpoints in the shard's slices of large clusters.", |c| {
+        &c.aperture_endpoints
+    }),
     ("outrigger_requests_pending", "Requests that wait for a place or a permit now.", |c| {
         &c.pending
     }),
@@ -353,6 +365,18 @@ fn per_shard(page: &mut Page, shards: &[ShardView<'_>]) {
         page.family(name, Kind::Gauge, help);
         for shard in shards {
             page.sample(name, &[("shard", &shard.id)], gauge(shard.counters).get());
+        }
+    }
+    let name = "outrigger_zone_requests_total";
+    page.family(
+        name,
+        Kind::Counter,
+        "Requests to endpoints, by where they are, if zones are known.",
+    );
+    for shard in shards {
+        let ShardCounters { zone_own, zone_other, .. } = shard.counters;
+        for (zone, count) in [("own", zone_own), ("other", zone_other)] {
+            page.sample(name, &[("zone", &zone), ("shard", &shard.id)], count.get());
         }
     }
     let name = "outrigger_upstream_pool_connections";
@@ -589,6 +613,16 @@ fn of_concurrency(page: &mut Page, clusters: &[ClusterView<'_>]) {
 }
 
 fn of_health(page: &mut Page, clusters: &[ClusterView<'_>]) {
+    let name = "outrigger_cluster_endpoints";
+    page.family(name, Kind::Gauge, "Endpoints of the cluster, those that are down included.");
+    for ClusterView { name: cluster, endpoints, .. } in clusters {
+        page.sample(name, &[("cluster", cluster)], endpoints);
+    }
+    let name = "outrigger_cluster_endpoints_kept";
+    page.family(name, Kind::Gauge, "1 while its set is empty, and the last endpoints are used.");
+    for ClusterView { name: cluster, keeps_endpoints, .. } in clusters {
+        page.sample(name, &[("cluster", cluster)], u8::from(*keeps_endpoints));
+    }
     let name = "outrigger_cluster_panic";
     page.family(name, Kind::Gauge, "1 while too few endpoints are up, and all are used.");
     for ClusterView { name: cluster, in_panic, .. } in clusters {
@@ -779,6 +813,8 @@ mod tests {
                 in_panic: true,
                 admission: &[],
                 concurrency: None,
+                endpoints: 2,
+                keeps_endpoints: false,
             },
             ClusterView {
                 name: "empty",
@@ -789,6 +825,8 @@ mod tests {
                 in_panic: false,
                 admission: &[],
                 concurrency: None,
+                endpoints: 0,
+                keeps_endpoints: true,
             },
         ];
         render(&shards, &clusters, &control, &ProcessStats::read())
@@ -899,6 +937,8 @@ mod tests {
                 in_panic: false,
                 admission: &[],
                 concurrency: None,
+                endpoints: 0,
+                keeps_endpoints: true,
             };
             let page = render(&[], &[cluster], &ControlView::default(), &ProcessStats::read());
             let series = parse(&page);

@@ -154,6 +154,11 @@ impl Agreement {
         self.peers.len()
     }
 
+    /// This one's number.
+    pub fn shard(&self) -> usize {
+        usize::from(self.id.0)
+    }
+
     /// What this shard counts.
     pub fn counters(&self) -> &Arc<ShardCounters> {
         &self.counters

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::admission::{self, Record, Window};
-use crate::balance::{Balancer, Loads};
+use crate::balance::{Aperture, Balancer, Candidates, Loads, Tiers};
 use crate::breaker::Outcome;
 use crate::health::ClusterHealth;
 use crate::metrics::ShardCounters;
 use crate::overload::Codel;
 use crate::plan::{Cluster, Plan};
-use crate::reconcile::{ClusterId, ClusterSlot, EndpointSlot, Kind, Reconciler};
+use crate::reconcile::{ClusterId, ClusterSlot, EndpointSlot, Kind, Reconciler, Standing};
 use crate::rng::Rng;
 use crate::route::{HedgeDelay, Route};
 use crate::time::Nanos;
@@ -36,6 +36,8 @@ pub struct ShardCluster {
     slot: ClusterSlot,
     endpoints: Vec<Rc<Endpoint>>,
     balancer: RefCell<Balancer>,
+    /// Where not all endpoints are alike, or not all are this shard's: what is asked before.
+    part: Option<RefCell<Part>>,
     health: Arc<ClusterHealth>,
     /// Retries do not wait for leave before: there was none lately.
     retries_asked_after: Cell<Nanos>,
@@ -54,19 +56,89 @@ struct Admission {
     shards: usize,
 }
 
-/// The choice where some endpoints are down, or do not have their whole share yet.
-#[cold]
-fn by_health(
-    health: &ClusterHealth,
-    balancer: &mut Balancer,
-    loads: &Seen<'_>,
-    hash: Option<u64>,
-    usable: impl Fn(usize) -> bool,
-) -> Option<usize> {
-    let dice = balancer.dice();
-    let in_use = |index: usize| !health.is_out(index) && usable(index);
-    let whole = |index: usize| !health.holds_back(index, loads.now, dice) && in_use(index);
-    balancer.pick(loads, hash, whole).or_else(|| balancer.pick(loads, hash, in_use))
+/// The part of a cluster's endpoints that a request is for.
+enum Part {
+    /// By priority and zone.
+    Tiers(Tiers),
+    /// This shard's, and how many it has, as the metric was told.
+    Aperture(Box<Aperture>, u32, Arc<ShardCounters>),
+}
+
+impl Part {
+    fn of(
+        cluster: &Cluster,
+        before: Option<&ShardCluster>,
+        agreement: &Agreement,
+        counters: &Arc<ShardCounters>,
+        seed: u64,
+    ) -> Option<Part> {
+        let shards = agreement.shards();
+        if let Some(tiering) = &cluster.tiering {
+            return Some(Part::Tiers(Tiers::new(tiering, &cluster.balance, shards as u32, seed)));
+        }
+        let settings = cluster.aperture?;
+        let load = before.and_then(|before| match &*before.part.as_ref()?.borrow() {
+            Part::Aperture(aperture, ..) => Some(aperture.load()),
+            Part::Tiers(_) => None,
+        });
+        let weights = cluster.endpoints.iter().map(|endpoint| endpoint.weight);
+        let place = (agreement.shard(), shards);
+        let load = load.unwrap_or_default();
+        let aperture = Aperture::new(&cluster.balance, weights, settings, place, load, seed);
+        let mut part = Part::Aperture(Box::new(aperture), 0, counters.clone());
+        part.tell_width();
+        Some(part)
+    }
+
+    /// `None` also where only endpoints of other parts are usable.
+    fn pick(
+        &mut self,
+        health: &ClusterHealth,
+        loads: &Seen<'_>,
+        hash: Option<u64>,
+        dice: u32,
+        usable: impl Fn(usize) -> bool,
+    ) -> Option<usize> {
+        let is_plain = health.is_plain(loads.now);
+        let usable = |index: usize| (is_plain || !health.is_out(index)) && usable(index);
+        let is_there = |index: usize, in_panic: bool| {
+            (is_plain || in_panic || !health.is_down(index)) && loads.admits(index)
+        };
+        let whole = |index: usize| {
+            (is_plain || !health.holds_back(index, loads.now, dice)) && usable(index)
+        };
+        match self {
+            Part::Tiers(tiers) => {
+                let panics = |tier: usize| !is_plain && health.panics(tier);
+                let who = Candidates { whole, usable, is_there, panics };
+                tiers.pick(loads, hash, loads.now, &who)
+            }
+            Part::Aperture(aperture, ..) => {
+                let is_there = |index| is_there(index, health.in_panic());
+                let picked = aperture.pick(loads, loads.now, is_there, whole, usable);
+                self.tell_width();
+                picked
+            }
+        }
+    }
+
+    fn tell_width(&mut self) {
+        if let Part::Aperture(aperture, told, counters) = self {
+            let width = aperture.width() as u32;
+            if width != *told {
+                counters.aperture_endpoints.add(i64::from(width) - i64::from(*told));
+                *told = width;
+            }
+        }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if let Part::Aperture(_, told, counters) = self {
+            counters.aperture_endpoints.sub((*told).into());
+        }
+    }
 }
 
 /// What a cluster has under way on this shard.
@@ -75,6 +147,14 @@ struct Seen<'a> {
     endpoints: &'a [Rc<Endpoint>],
     own: &'a Reconciler,
     now: Nanos,
+}
+
+impl Seen<'_> {
+    /// Whether its breaker leaves an endpoint to choose, or would for a permit.
+    fn admits(&self, index: usize) -> bool {
+        let standing = self.own.standing(self.endpoints[index].slot, self.now, 0);
+        matches!(standing, Standing::Open | Standing::Full | Standing::MayAsk)
+    }
 }
 
 impl Loads for Seen<'_> {
@@ -135,6 +215,7 @@ impl ShardPlan {
                     .flat_map(|cluster| &cluster.endpoints)
                     .find(|known| known.id == endpoint.id && known.name == endpoint.name)
                     .cloned()
+                    .inspect(|known| known.set_zone(endpoint.zone))
                     .unwrap_or_else(|| {
                         Rc::new(Endpoint::new(endpoint, agreement.clone(), counters.clone()))
                     })
@@ -144,6 +225,8 @@ impl ShardPlan {
             let balancer = Balancer::with_table(table, balance, all, rng.bits());
             let slot = agreement.cluster_slot(cluster.id);
             let balancer = RefCell::new(balancer);
+            let part = Part::of(cluster, before, agreement, counters, rng.bits());
+            let part = part.map(RefCell::new);
             let (health, retries_asked_after) = (health.clone(), Cell::default());
             let pending = Cell::new(before.map(|it| it.pending.get()).unwrap_or_default());
             let admission = cluster.admission.map(|settings| {
@@ -159,6 +242,7 @@ impl ShardPlan {
                 slot,
                 endpoints,
                 balancer,
+                part,
                 health,
                 retries_asked_after,
                 pending,
@@ -250,13 +334,24 @@ impl ShardPlan {
         own: &Reconciler,
         usable: impl Fn(EndpointSlot) -> bool,
     ) -> Option<&Rc<Endpoint>> {
-        let ShardCluster { slot, endpoints, balancer, health, .. } = &self.clusters[cluster];
+        let ShardCluster { slot, endpoints, balancer, part, health, .. } = &self.clusters[cluster];
         let loads = Seen { cluster: *slot, endpoints, own, now };
         let usable = |index: usize| usable(endpoints[index].slot);
         let mut balancer = balancer.borrow_mut();
-        let picked = match health.is_plain(now) {
+        let is_plain = health.is_plain(now);
+        let dice = match is_plain {
+            true => 0,
+            false => self.cluster(cluster).balance.dice(hash, balancer.random()),
+        };
+        if let Some(part) = part {
+            let picked = part.borrow_mut().pick(health, &loads, hash, dice, usable);
+            if picked.is_some() || self.cluster(cluster).tiering.is_some() {
+                return picked.map(|index| &endpoints[index]);
+            }
+        }
+        let picked = match is_plain {
             true => balancer.pick(&loads, hash, usable),
-            false => by_health(health, &mut balancer, &loads, hash, usable),
+            false => balancer.pick_by_health(health, &loads, now, hash, dice, usable),
         };
         picked.map(|index| &endpoints[index])
     }

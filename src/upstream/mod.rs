@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::balance::{FAILURE, Latency};
+use crate::balance::{FAILURE, Latency, Zone};
 use crate::breaker::Outcome;
 use crate::metrics::ShardCounters;
 use crate::net::Socket;
@@ -31,6 +31,8 @@ pub struct Endpoint {
     pub name: String,
     /// How slow it was lately; only where its cluster's balancer asks.
     latency: Cell<Latency>,
+    /// Where it is.
+    zone: Cell<Zone>,
     /// It last answered in HTTP/1.0: it must not be sent a transfer coding (RFC 9112, 6.1).
     speaks_http10: Cell<bool>,
     /// No plan names it any more: nothing is kept for it.
@@ -81,12 +83,24 @@ impl Endpoint {
             address: planned.address,
             name: planned.name.clone(),
             latency: Cell::default(),
+            zone: Cell::new(planned.zone),
             speaks_http10: Cell::new(false),
             retired: Cell::new(false),
             idle: RefCell::new(Vec::new()),
             agreement,
             counters,
         }
+    }
+
+    /// Where it is.
+    #[inline]
+    pub fn zone(&self) -> Zone {
+        self.zone.get()
+    }
+
+    /// A new plan says where it is.
+    pub fn set_zone(&self, zone: Zone) {
+        self.zone.set(zone);
     }
 
     /// How slow it was lately.

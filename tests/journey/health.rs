@@ -6,17 +6,17 @@ use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::SeqCst};
 use crate::support::{Origin, Proxy, Setup, eventually, pause, with_shards};
 
 /// Looks often, and believes at once.
-const QUICK: &str = "interval: 20ms, fast_interval: 20ms, rise: 1, fall: 1";
+pub const QUICK: &str = "interval: 20ms, fast_interval: 20ms, rise: 1, fall: 1";
 
 /// An origin that answers checks as the test says.
-struct Patient {
-    origin: Origin,
+pub struct Patient {
+    pub origin: Origin,
     status: Arc<AtomicU16>,
     checks: Arc<AtomicUsize>,
 }
 
 impl Patient {
-    fn new(name: &'static str) -> Patient {
+    pub fn new(name: &'static str) -> Patient {
         let (status, checks) = (Arc::new(AtomicU16::new(200)), Arc::new(AtomicUsize::new(0)));
         let (ours, counted) = (status.clone(), checks.clone());
         let origin = Origin::start(move |peer| {
@@ -34,17 +34,17 @@ impl Patient {
         Patient { origin, status, checks }
     }
 
-    fn say(&self, status: u16) {
+    pub fn say(&self, status: u16) {
         self.status.store(status, SeqCst);
     }
 
     /// Requests of clients.
-    fn served(&self) -> usize {
+    pub fn served(&self) -> usize {
         self.origin.requests().iter().filter(|request| request.target() != "/health").count()
     }
 }
 
-fn setup(patients: &[&Patient], check: &str) -> Setup {
+pub fn setup(patients: &[&Patient], check: &str) -> Setup {
     let origins: Vec<&Origin> = patients.iter().map(|patient| &patient.origin).collect();
     Setup::to(&origins)
         .listener("reason_header: true")
@@ -63,7 +63,7 @@ fn up(proxy: &Proxy, patient: &Patient) -> Option<f64> {
 }
 
 #[track_caller]
-fn await_state(proxy: &Proxy, patient: &Patient, state: f64) {
+pub fn await_state(proxy: &Proxy, patient: &Patient, state: f64) {
     eventually("the check finds it", || up(proxy, patient) == Some(state));
 }
 

@@ -53,6 +53,8 @@ mod retry;
 mod health;
 mod hedge;
 
+mod parts;
+
 mod timeouts;
 
 mod bounds;

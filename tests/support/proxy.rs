@@ -27,6 +27,8 @@ pub fn driver() -> String {
 #[derive(Clone, Default)]
 pub struct Setup {
     endpoints: Vec<SocketAddr>,
+    /// What more is said of each.
+    seats: Vec<String>,
     listener: String,
     cluster: String,
     route: String,
@@ -51,6 +53,12 @@ impl Setup {
 
     pub fn at(endpoints: &[SocketAddr]) -> Setup {
         Setup { endpoints: endpoints.to_vec(), shards: "count: 2".into(), ..Setup::default() }
+    }
+
+    /// Says more about each endpoint, as far as there are words.
+    pub fn seats(mut self, texts: &[&str]) -> Setup {
+        self.seats = texts.iter().map(|text| text.to_string()).collect();
+        self
     }
 
     /// Says more about the listener.
@@ -138,7 +146,16 @@ impl Setup {
         for text in &self.listeners {
             lines.push(format!("  - {{address: '127.0.0.1:0', {text}}}"));
         }
-        let endpoints: Vec<_> = self.endpoints.iter().map(|it| format!("'{it}'")).collect();
+        let more = self.seats.iter().map(String::as_str).chain(std::iter::repeat(""));
+        let endpoints: Vec<_> = self
+            .endpoints
+            .iter()
+            .zip(more)
+            .map(|(it, more)| match more {
+                "" => format!("'{it}'"),
+                more => format!("{{address: '{it}', {more}}}"),
+            })
+            .collect();
         // In turn, unless the test says otherwise: so each endpoint is known to be asked.
         let balance = if self.cluster.contains("balance:") { "" } else { ", balance: round_robin" };
         lines.push("clusters:".into());

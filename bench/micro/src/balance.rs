@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 
-use outrigger::balance::{Balancer, HashKey, Loads, Policy};
+use outrigger::balance::{Balancer, HashKey, Loads, Policy, Zone};
 use outrigger::plan::Endpoint;
 use outrigger::reconcile::EndpointId;
 
@@ -97,6 +97,8 @@ fn pick(policy: Policy, count: usize, weight: fn(usize) -> u32) -> Work {
             address: ([10, 0, 0, index as u8], 80).into(),
             weight: weight(index),
             name: format!("10.0.0.{index}:80"),
+            priority: 0,
+            zone: Zone::Unknown,
         })
         .collect();
     let mut balancer = Balancer::new(&policy, &endpoints, 1);

@@ -5,7 +5,7 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 
-use outrigger::balance::{Balancer, Policy};
+use outrigger::balance::{Balancer, Policy, Zone};
 use outrigger::http::encode::{self, AnswerEdits, KindSet, Persistence, RequestEdits};
 use outrigger::http::forwarded::{Arrival, Client, Forwarding, RequestIds, Trusted};
 use outrigger::http::head::{
@@ -194,6 +194,8 @@ fn whole_request(bytes: &'static [u8]) -> Work {
             address: ([10, 0, 0, last], 80).into(),
             weight: 1,
             name: format!("10.0.0.{last}:80"),
+            priority: 0,
+            zone: Zone::Unknown,
         })
         .collect();
     let mut balancer = Balancer::new(&Policy::LeastRequest, &endpoints, 1);

@@ -14,11 +14,13 @@ impl Checker<'_> {
             let path = format!("clusters.{index}");
             let name = &cluster.name;
             if cluster.endpoints.is_empty() {
-                self.error(
-                    &format!("{path}.endpoints"),
-                    format!("cluster '{name}' has no endpoints"),
-                    "add one: endpoints: [127.0.0.1:9000]",
-                );
+                if !self.lost(&format!("{path}.endpoints")) {
+                    self.warn(
+                        &format!("{path}.endpoints"),
+                        format!("cluster '{name}' has no endpoints: its requests get 503"),
+                        "add one: endpoints: [127.0.0.1:9000]",
+                    );
+                }
             } else if cluster.endpoints.iter().all(|endpoint| endpoint.weight == 0) {
                 self.error(
                     &format!("{path}.endpoints"),
@@ -83,6 +85,7 @@ impl Checker<'_> {
             self.breaker(&path, &cluster.breaker);
             self.retry_budget(&path, cluster);
             self.health_check(&path, cluster);
+            self.parts(&path, cluster);
         }
     }
 }

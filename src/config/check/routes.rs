@@ -343,6 +343,17 @@ impl Checker<'_> {
         for route in &self.config.routes {
             used.extend(&route.cluster);
             used.extend(route.clusters.iter().map(|part| &part.name));
+            used.extend(&route.fallback_cluster);
+        }
+        // Those that stand in for a cluster that is used, in any number of steps.
+        let fallbacks = self.config.fallbacks();
+        let mut looked: Vec<&Name> = used.iter().copied().collect();
+        while let Some(name) = looked.pop() {
+            if let Some(next) = fallbacks.get(name)
+                && used.insert(next)
+            {
+                looked.push(next);
+            }
         }
         for (index, cluster) in self.config.clusters.iter().enumerate() {
             if !used.contains(&cluster.name) {
