@@ -9,11 +9,10 @@ import threading
 import time
 from pathlib import Path
 
+from rig import figures
+from rig.figures import MS, SECOND
+from rig.stage import Load, Stage, sleep_until, stage, watched
 from versus.measure import Bench, Invalid
-
-from . import figures
-from .figures import MS, SECOND
-from .stage import Load, Stage, sleep_until, stage, watched
 
 # The default; in a row.
 FAILURES = 5

@@ -6,9 +6,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from agreement import campaign, cost, figures, limits, origin
-from agreement.figures import MS, SECOND
-from agreement.stage import Flaky
+from agreement import campaign, cost, limits
+from rig import figures, origin
+from rig.figures import MS, SECOND
+from rig.stage import Flaky
 from versus import rivals
 from versus.campaign import UsageError
 from versus.measure import Bench
