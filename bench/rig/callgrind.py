@@ -22,12 +22,12 @@ DUMP_S = 30.0
 
 def instructions(
     bench: Bench, binary: Path, connections: int, endpoints: int = 1,
-    traits: frozenset[str] = frozenset(), **values: object,
+    traits: frozenset[str] = frozenset(), counts: tuple[int, int] = (FEW, MANY), **values: object,
 ) -> float:
     """For each further request. `traits`, `values`: of the proxy's configuration."""
     few, many = (
         count(bench, binary, connections, requests, endpoints, traits, values)
-        for requests in (FEW, MANY)
+        for requests in counts
     )
     return figures.slope(few, many)
 

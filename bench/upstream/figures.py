@@ -1,0 +1,102 @@
+"""Figures from what was seen. Pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rig.figures import SECOND
+
+# A dead endpoint that got its share of requests and gets none for so long is left alone, in
+# nanoseconds. Probes and checks are further apart.
+LEFT_ALONE = 300_000_000
+
+# Retries that a client's request pays for, and those that there are each second beside: the default
+# budget.
+RATIO, PER_SECOND = 0.2, 3.0
+
+
+# ---- Storm -----------------------------------------------------------------------------------
+
+
+def allowed(client: int, seconds: float) -> float:
+    """Upstream requests that a budget leaves to so many of clients in such a time."""
+    return client * (1 + RATIO) + seconds * PER_SECOND
+
+
+def storm_holds(row: dict) -> bool:
+    """From a cold start nothing is saved, so what is allowed is what the failing time pays for."""
+    if not row["well"]:
+        return row["upstream"] <= row["allowed"]
+    return row["upstream"] + row["upstream_well"] <= row["allowed_since_start"]
+
+
+def most_within(totals: list[tuple[float, int]], seconds: float) -> int:
+    """The most by which a total grew in such a time. `totals`: when, and how much, in order."""
+    most, first = 0, 0
+    for at, total in totals:
+        while at - totals[first][0] > seconds:
+            first += 1
+        most = max(most, total - totals[first][1])
+    return most
+
+
+# ---- Dead endpoints --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Failed requests before and after a death."""
+
+    before: int
+    # By second after it.
+    after: list[int]
+
+
+def failed_by_second(seconds: Iterable[dict], died_s: float) -> Failed:
+    """`seconds`: as the load generator reports them. Those of the second in which it died count as
+    after."""
+    before, after = 0, []
+    for one in seconds:
+        if one["second"] < int(died_s):
+            before += one["failed"]
+        else:
+            after.append(one["failed"])
+    return Failed(before, after)
+
+
+@dataclass(frozen=True)
+class Reached:
+    """What reached a dead endpoint."""
+
+    # Until it was left alone.
+    requests: int
+    # The last of these, after its death.
+    until_s: float
+    later: int
+
+
+def reached(arrivals: Iterable[int], died: int) -> Reached:
+    """Times in nanoseconds."""
+    last, count, later = died, 0, 0
+    for at in sorted(arrivals):
+        if later or at - last > LEFT_ALONE:
+            later += 1
+        else:
+            last, count = at, count + 1
+    return Reached(count, (last - died) / SECOND, later)
+
+
+# ---- Revived endpoints -----------------------------------------------------------------------
+
+
+# Of an even share, so far may a second be off what a ramp admits in its middle: chance alone moves
+# 300 requests by a twentieth.
+RAMP_OFF_MAX = 0.15
+
+# Of what an even share would be, so much may come in the first half second.
+STAMPEDE_MAX = 0.1
+
+
+def off_ramp(shares: list[float], span_s: int) -> float:
+    """By how much the worst second of the ramp differs from a straight one."""
+    ideal = [(second + 0.5) / span_s for second in range(span_s)]
+    return max(abs(share - wanted) for share, wanted in zip(shares, ideal))
