@@ -108,23 +108,26 @@ def steps(plan: Plan) -> Iterator[tuple[str, Step]]:
 
 
 def storm_steps(plan: Plan) -> Iterator[Step]:
-    failing_s = 1.5 if plan.smoke else storm.FAILING_S
+    failing_s, well_s = (1.0, 1.0) if plan.smoke else (storm.FAILING_S, storm.WELL_S)
 
-    def with_all(way: Way, shards: list[int], *well: float) -> Iterator[Step]:
-        for workers in shards:
-            for well_s in well:
-                yield told(way, shards=workers, well_s=well_s), lambda workers=workers, well_s=well_s: (
-                    storm.measure(
-                        plan.bench, way, plan.binary(way), workers, well_s, failing_s
-                    )
-                )
+    def step(way: Way, workers: int, well_s: float = 0.0) -> Step:
+        about = told(way, shards=workers, well_s=well_s)
+        return about, lambda: storm.measure(
+            plan.bench, way, plan.binary(way), workers, well_s, failing_s
+        )
 
-    yield from with_all(storm.OURS_OFF, plan.shards, 0.0, storm.WELL_S)
-    yield from with_all(storm.OURS_ON, plan.shards, 0.0)
-    yield from with_all(storm.OURS_ONE, plan.few[-1:], 0.0)
-    yield from with_all(storm.OURS_ALL_OUT, plan.few[-1:], 0.0)
+    for workers in plan.shards:
+        yield step(storm.OURS_OFF, workers)
+        yield step(storm.OURS_OFF, workers, well_s)
+        yield step(storm.OURS_ON, workers)
+    for way in (storm.OURS_ONE, storm.OURS_ALL_OUT):
+        yield step(way, plan.few[-1])
     for way in plan.have(storm.RIVALS):
-        yield from with_all(way, plan.few, 0.0)
+        for workers in plan.few:
+            yield step(way, workers)
+    # The one with a budget: what it saves up, if anything.
+    for way in plan.have(storm.RIVALS[-1:]):
+        yield step(way, plan.few[-1], well_s)
 
 
 def dead_steps(plan: Plan) -> Iterator[Step]:
@@ -142,7 +145,7 @@ def dead_steps(plan: Plan) -> Iterator[Step]:
 
 def revived_steps(plan: Plan) -> Iterator[Step]:
     span_s = 1 if plan.smoke else revived.SPAN_S
-    for way in plan.have(revived.WAYS):
+    for way in plan.have(revived.WAYS[::3] if plan.smoke else revived.WAYS):
         for workers in plan.few if way.ours else plan.few[-1:]:
             yield told(way, shards=workers), lambda way=way, workers=workers: (
                 revived.measure(plan.bench, way, plan.binary(way), workers, span_s)

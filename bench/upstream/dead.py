@@ -35,6 +35,10 @@ RATE = 600
 # Each request that waits for a dead endpoint's time to run out holds one.
 CONNECTIONS = 512
 
+# Failed requests that ours may let through. What it retries, none; an answer of 503 is one, and the
+# endpoint may give five until its breaker opens, what comes within 12 ms, and a probe's.
+ERRORS_MAX = {"status": 10}
+
 # Before it dies, and after, in seconds.
 WELL_S, DEAD_S = 1.5, 6.0
 
@@ -103,6 +107,7 @@ def measure(
             "later": reached and reached.later,
             "p99_ms": said["latency_ns"]["p99"] / 1e6,
             "max_ms": said["latency_ns"]["max"] / 1e6,
+            "waited_share": said["waited"] / said["sent"],
             "stolen_share": disturbance.stolen_share,
             "others_share": disturbance.others_share,
         }

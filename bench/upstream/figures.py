@@ -9,9 +9,12 @@ from rig.figures import SECOND
 # nanoseconds. Probes and checks are further apart.
 LEFT_ALONE = 300_000_000
 
-# Retries that a client's request pays for, and those that there are each second beside: the default
-# budget.
+# The default budget: retries that a client's request pays for, and those that there are each second
+# beside.
 RATIO, PER_SECOND = 0.2, 3.0
+
+# Of the requests may have found no connection free: what they waited is in no latency from sending.
+WAITED_MAX = 0.01
 
 
 # ---- Storm -----------------------------------------------------------------------------------

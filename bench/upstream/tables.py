@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from rig import rows
 from rig.rows import Found, disturbed, verdict
 from versus.figures import number, spread
+from versus.measure import OTHERS_MAX, STOLEN_MAX
 from versus.results import Campaign
 from versus.table import markdown
 
@@ -25,8 +26,35 @@ def all_of(about: Campaign, found: Found) -> str:
     for name, of_name in found.items():
         if good := rows.good(of_name):
             out += [f"{ROWS[name]}\n", TABLES[name](good)]
+    doubted = [row for name in TIMED for row in rows.good(found.get(name, [])) if doubts(row)]
+    if doubted:
+        counted = f"{len(doubted)} of {sum(len(found.get(name, [])) for name in TIMED)}"
+        out.append(f"- {DOUBT} {DOUBTED}: {counted} measurements. Counts and shares hold\n")
     out += [f"- INVALID {row}" for row in rows.broken(found)]
     return "\n".join(out)
+
+
+# Rows that have latencies; what makes these doubtful, and how that is shown.
+TIMED = ("dead", "slow")
+DOUBT = "†"
+DOUBTED = (
+    f"the hypervisor had over {STOLEN_MAX:.0%} of all CPUs, others over {OTHERS_MAX:.0%}, or over "
+    f"{figures.WAITED_MAX:.0%} of the requests found no connection, so latencies are not to be quoted"
+)
+
+
+def doubts(row: dict) -> bool:
+    """About its latencies."""
+    return (
+        row["stolen_share"] > STOLEN_MAX
+        or row["others_share"] > OTHERS_MAX
+        or row["waited_share"] > figures.WAITED_MAX
+    )
+
+
+def timed(of: list[dict], text: str) -> str:
+    """Marked if half of the measurements or more are in doubt."""
+    return f"{text} {DOUBT}" if 2 * sum(map(doubts, of)) >= len(of) else text
 
 
 def storm_table(found: list[dict]) -> str:
@@ -40,8 +68,7 @@ def storm_table(found: list[dict]) -> str:
             f"{row['client']:,}", f"{row['upstream']:,}", f"{row['ratio']:.3f}",
             f"{row['ratio_max']:.2f}", f"{row['allowed']:,.0f}",
             "–" if saved is None else f"{saved:,.0f}",
-            ("yes" if holds else "**no**") if not row["ours"] else "yes" + verdict(holds)
-            if holds else verdict(holds).strip(),
+            said(holds, row["ours"]),
             ", ".join(f"{status}: {count:,}" for status, count in row["statuses"].items()),
             disturbed(row),
         ])
@@ -53,18 +80,24 @@ def storm_table(found: list[dict]) -> str:
     return markdown(head, lines)
 
 
+def said(holds: bool, ours: bool) -> str:
+    return "yes" if holds else verdict(False).strip() if ours else "no"
+
+
 def dead_table(found: list[dict]) -> str:
     lines = []
     for row in found:
         seen = row["reached"] is not None
+        holds = row["errors"] <= dead.ERRORS_MAX.get(row["death"], 0)
         lines.append([
             dead.DEATHS[row["death"]], row["proxy"],
-            f"{row['errors']:,}", " ".join(map(str, row["errors_by_second"])),
+            f"{row['errors']:,}{verdict(holds or not row['ours'])}", " ".join(map(str, row["errors_by_second"])),
             ", ".join(kinds(row)),
             f"{row['reached']:,}" if seen else "–",
             number(row["reached_until_s"] * 1e3) if seen else "–",
             str(row["later"]) if seen else "–",
-            number(row["p99_ms"]), number(row["max_ms"]), disturbed(row),
+            timed([row], number(row["p99_ms"])), timed([row], number(row["max_ms"])),
+            disturbed(row),
         ])
     head = [
         "death", "", "failed requests", "by second", "as", "reached it", "until, ms", "later",
@@ -135,7 +168,9 @@ def slow_table(found: list[dict]) -> str:
             name, str(shards),
             shares(row["slow_share"] for row in of),
             f"{min(least):.2f}–{max(most):.2f}",
-            *(spread(row[f"{key}_us"] for row in of) for key in ("p50", "mean", "p99")),
+            *(
+                timed(of, spread(row[f"{key}_us"] for row in of)) for key in ("p50", "mean", "p99")
+            ),
             shares(row["waited_share"] for row in of),
             ", ".join(disturbed(row) for row in of),
         ])
