@@ -20,8 +20,9 @@ class Witness(threading.Thread):
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
-        # Of its IP packets, those that arrive; what leaves is the same once more.
-        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_IP))
+        # It gets nothing before it is bound, and then only what passes the filter: of the IP packets
+        # those that arrive, since what leaves is the same once more.
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         attach(self.socket, syns_to(port))
         self.socket.bind(("lo", ETH_P_IP))
         self.socket.settimeout(LOOK_EVERY_S)
@@ -31,10 +32,13 @@ class Witness(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        while not self.ended.is_set():
+        while True:
             try:
                 packet = self.socket.recv(128)
             except TimeoutError:
+                # What came before the end has been read.
+                if self.ended.is_set():
+                    return
                 continue
             header = (packet[0] & 15) * 4
             source, _, number = struct.unpack_from("!HHI", packet, header)
