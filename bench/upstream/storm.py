@@ -10,7 +10,7 @@ import threading
 import time
 from pathlib import Path
 
-from rig.stage import Stage, ended, stage, watched
+from rig.stage import Stage, stage, watched
 from versus.measure import Bench, Invalid, get
 
 from . import figures
@@ -86,6 +86,11 @@ def measure(
             # With what was saved before, and all that came before.
             "allowed_since_start": figures.allowed(client + well["sent"], ends - began),
             "statuses": said["statuses"],
+            # A proxy that makes four of each may be too busy to answer in time.
+            "unanswered": {
+                kind: count for kind, count in said["failures"].items()
+                if count and kind != "status"
+            },
             "stolen_share": disturbance.stolen_share,
             "others_share": disturbance.others_share,
         }
@@ -94,7 +99,7 @@ def measure(
 def load(on: Stage, path: str, seconds: float) -> dict:
     length = f"{round(seconds * 1000)}ms"
     flags = ["-R", str(RATE), "-c", str(CONNECTIONS), "-d", length]
-    return ended(on.load(*flags, path=path), seconds)
+    return on.load(*flags, path=path).wait(seconds)
 
 
 def arrived(origins: list[int]) -> int:

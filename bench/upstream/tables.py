@@ -60,28 +60,28 @@ def timed(of: list[dict], text: str) -> str:
 def storm_table(found: list[dict]) -> str:
     lines = []
     for row in found:
-        holds = figures.storm_holds(row)
-        saved = row["allowed_since_start"] - row["upstream_well"] if row["well"] else None
+        word = verdict(False) if row["ours"] else " exceeded"
+        # What came before the failing time is in neither figure.
+        paid_for = row["allowed_since_start"] - row["upstream_well"]
         lines.append([
             row["proxy"], str(row["shards"]),
             f"after {row['well_s']:g} s of 200" if row["well"] else "cold",
             f"{row['client']:,}", f"{row['upstream']:,}", f"{row['ratio']:.3f}",
-            f"{row['ratio_max']:.2f}", f"{row['allowed']:,.0f}",
-            "–" if saved is None else f"{saved:,.0f}",
-            said(holds, row["ours"]),
-            ", ".join(f"{status}: {count:,}" for status, count in row["statuses"].items()),
+            f"{row['ratio_max']:.2f}",
+            f"{row['allowed']:,.0f}{'' if figures.storm_holds(row) else word}",
+            f"{paid_for:,.0f}{'' if figures.storm_is_paid_for(row) else word}"
+            if row["well"] else "–",
+            ", ".join(
+                f"{kind}: {count:,}" for kind, count in (row["statuses"] | row["unanswered"]).items()
+            ),
             disturbed(row),
         ])
     head = [
         "", "shards or workers", "start", "client requests", "upstream", "ratio",
-        "in the worst second", "1.2 × client + 3/s", "with what was saved", "holds", "answers",
+        "in the worst second", "1.2 × client + 3/s", "and what was saved", "answers",
         "stolen, others",
     ]
     return markdown(head, lines)
-
-
-def said(holds: bool, ours: bool) -> str:
-    return "yes" if holds else verdict(False).strip() if ours else "no"
 
 
 def dead_table(found: list[dict]) -> str:
