@@ -20,8 +20,8 @@ class Witness(threading.Thread):
 
     def __init__(self, port: int) -> None:
         super().__init__(daemon=True)
-        # It gets nothing before it is bound, and then only what passes the filter: of the IP packets
-        # those that arrive, since what leaves is the same once more.
+        # It gets nothing before it is bound, and then only what passes the filter: IP packets that
+        # arrive, since what leaves is the same once more.
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         attach(self.socket, syns_to(port))
         self.socket.bind(("lo", ETH_P_IP))

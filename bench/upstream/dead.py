@@ -1,5 +1,5 @@
-"""Row `dead`: one of three endpoints dies in the middle of a steady load. Who notices, and when does
-it get no more requests?
+"""Row `dead`: one of three endpoints dies in the middle of a steady load. Which clients notice, and
+when does it get no more requests?
 
 What reaches the dead one, it notes itself; where nobody is left to note, the SYNs to its port are
 counted (see rig/witness.py).
@@ -27,7 +27,7 @@ DEATHS = {
     "garbage": "no HTTP, and the end of the connection",
 }
 
-# SYNs count, since requests do not arrive.
+# Requests that want a connection do not arrive there, but their SYNs count.
 BY_SYN = {"refused", "hole"}
 
 HEALTHY = 2
@@ -47,7 +47,7 @@ TRY_S = 1
 
 TRY = f"try_timeout: {TRY_S}s"
 EVERY = "on: [connect-failure, reset, gateway-error]"
-ENVOY_ON = "retry_on: \"connect-failure,refused-stream,reset,gateway-error\""
+ENVOY_ON = 'retry_on: "connect-failure,refused-stream,reset,gateway-error"'
 
 WAYS = (
     ours("defaults", retries=TRY),
@@ -59,13 +59,13 @@ WAYS = (
        retry_policy=f"{ENVOY_ON}, num_retries: 1, per_try_timeout: {TRY_S}s"),
 )
 
-# Those that also retry after answers, and what that changes.
+# Those that also retry after answers, and the deaths in which that makes a difference.
 RETRYING = {
     ours("`on: […, gateway-error]`", retries=f"{TRY}, {EVERY}"): ("status", "garbage"),
     of("nginx", "`http_502 http_503 http_504 invalid_header`",
        next="error timeout invalid_header http_502 http_503 http_504"): ("status", "garbage"),
     of("haproxy", "`all-retryable-errors`",
-       check=CHECK, tries=3, retry_on="all-retryable-errors"): DEATHS,
+       check=CHECK, tries=3, retry_on="all-retryable-errors"): tuple(DEATHS),
 }
 
 
@@ -87,8 +87,8 @@ def measure(
             died_unix_ms = time.time() * 1e3
             said = load.wait(seconds)
         on.server.check()
-        before = [] if death == "refused" else flaky.log()
-        arrivals = [at for at, _ in before if at > died] + after_death(syns, died, death)
+        noted = [] if death == "refused" else flaky.log()
+        arrivals = [at for at, _ in noted if at > died] + after_death(syns, died, death)
         died_s = (died_unix_ms - said["started_unix_ms"]) / 1e3
         failed = figures.failed_by_second(said["seconds"], died_s)
         if failed.before:
@@ -120,7 +120,7 @@ def kill(flaky: Flaky, death: str) -> int:
 
 @contextlib.contextmanager
 def witness(port: int, death: str):
-    """Filled in at the end; it stays `None` where nobody may look."""
+    """What it yields is filled in at the end; it stays `None` where nobody may look."""
     found: dict[str, list[int] | None] = {"syns": None}
     looking = None
     if death in BY_SYN:

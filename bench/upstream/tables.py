@@ -39,7 +39,7 @@ TIMED = ("dead", "slow")
 DOUBT = "†"
 DOUBTED = (
     f"the hypervisor had over {STOLEN_MAX:.0%} of all CPUs, others over {OTHERS_MAX:.0%}, or over "
-    f"{figures.WAITED_MAX:.0%} of the requests found no connection, so latencies are not to be quoted"
+    f"{figures.WAITED_MAX:.0%} of the requests found no connection: latencies are not to be quoted"
 )
 
 
@@ -63,6 +63,7 @@ def storm_table(found: list[dict]) -> str:
         word = verdict(False) if row["ours"] else " exceeded"
         # What came before the failing time is in neither figure.
         paid_for = row["allowed_since_start"] - row["upstream_well"]
+        answers = row["statuses"] | row["unanswered"]
         lines.append([
             row["proxy"], str(row["shards"]),
             f"after {row['well_s']:g} s of 200" if row["well"] else "cold",
@@ -71,9 +72,7 @@ def storm_table(found: list[dict]) -> str:
             f"{row['allowed']:,.0f}{'' if figures.storm_holds(row) else word}",
             f"{paid_for:,.0f}{'' if figures.storm_is_paid_for(row) else word}"
             if row["well"] else "–",
-            ", ".join(
-                f"{kind}: {count:,}" for kind, count in (row["statuses"] | row["unanswered"]).items()
-            ),
+            ", ".join(f"{kind}: {count:,}" for kind, count in answers.items()),
             disturbed(row),
         ])
     head = [
@@ -91,7 +90,8 @@ def dead_table(found: list[dict]) -> str:
         holds = row["errors"] <= dead.ERRORS_MAX.get(row["death"], 0)
         lines.append([
             dead.DEATHS[row["death"]], row["proxy"],
-            f"{row['errors']:,}{verdict(holds or not row['ours'])}", " ".join(map(str, row["errors_by_second"])),
+            f"{row['errors']:,}{verdict(holds or not row['ours'])}",
+            " ".join(map(str, row["errors_by_second"])),
             ", ".join(kinds(row)),
             f"{row['reached']:,}" if seen else "–",
             number(row["reached_until_s"] * 1e3) if seen else "–",

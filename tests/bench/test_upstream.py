@@ -23,8 +23,8 @@ def storm_row(**others) -> dict:
     row = {
         "proxy": "Outrigger", "ours": True, "shards": 1, "well_s": 0, "well": 0, "upstream_well": 0,
         "client": 1_000, "upstream": 1_203, "ratio": 1.203, "ratio_max": 1.2, "allowed": 1_203.0,
-        "allowed_since_start": 1_203.0, "statuses": {"503": 1_000}, "unanswered": {}, "stolen_share": 0.0,
-        "others_share": 0.0,
+        "allowed_since_start": 1_203.0, "statuses": {"503": 1_000}, "unanswered": {},
+        "stolen_share": 0.0, "others_share": 0.0,
     }
     return {**row, **others}
 
