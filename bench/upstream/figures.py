@@ -35,13 +35,17 @@ def storm_is_paid_for(row: dict) -> bool:
     return row["upstream"] + row["upstream_well"] <= row["allowed_since_start"]
 
 
-def most_within(totals: list[tuple[float, int]], seconds: float) -> int:
-    """The most by which a total grew in such a time. `totals`: when, and how much, in order."""
-    most, first = 0, 0
+def fastest(totals: list[tuple[float, int]], seconds: float) -> float:
+    """The most, a second, by which a total grew over such a time, or a little longer. `totals`:
+    when, and how much, in order."""
+    most, first = 0.0, 0
     for at, total in totals:
-        while at - totals[first][0] > seconds:
+        # The latest look that is far enough back.
+        while first + 1 < len(totals) and at - totals[first + 1][0] >= seconds:
             first += 1
-        most = max(most, total - totals[first][1])
+        since, before = totals[first]
+        if at - since >= seconds:
+            most = max(most, (total - before) / (at - since))
     return most
 
 

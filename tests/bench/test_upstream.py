@@ -52,10 +52,12 @@ def test_a_storm_that_breaks_the_budget_is_missed():
 
 
 def test_the_worst_second_is_found():
-    looks = [(0.0, 0), (0.5, 10), (1.0, 30), (1.5, 35), (3.0, 36)]
-    assert figures.most_within(looks, 1.0) == 30
-    assert figures.most_within(looks, 0.5) == 20
-    assert figures.most_within([], 1.0) == 0
+    looks = [(0.0, 0), (0.5, 10), (1.0, 30), (1.5, 45), (3.0, 46)]
+    assert figures.fastest(looks, 1.0) == 35
+    assert figures.fastest(looks, 0.5) == 40
+    # From the look at 0.5 s, the last one that is far enough back.
+    assert figures.fastest([(0.0, 0), (0.5, 0), (1.6, 55)], 1.0) == pytest.approx(50)
+    assert figures.fastest(looks, 4.0) == figures.fastest([], 1.0) == 0
 
 
 def test_a_dead_endpoint_is_left_alone_when_its_share_stays_away():
