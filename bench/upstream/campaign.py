@@ -134,9 +134,10 @@ def dead_steps(plan: Plan) -> Iterator[Step]:
     workers = len(plan.bench.cpus_proxy)
     dead_s = 1.0 if plan.smoke else dead.DEAD_S
     for death in dead.DEATHS:
-        ways = [*dead.WAYS, *(way for way, deaths in dead.RETRYING.items() if death in deaths)]
-        if plan.smoke and death != "status":
-            ways = ways[:1]
+        retrying = [way for way, deaths in dead.RETRYING.items() if death in deaths]
+        ways = [*dead.WAYS, *retrying]
+        if plan.smoke:
+            ways = dead.WAYS if death == "status" else dead.WAYS[:1]
         for way in plan.have(ways):
             yield told(way, death=death, shards=workers), lambda way=way, death=death: (
                 dead.measure(plan.bench, way, plan.binary(way), workers, death, dead_s)
@@ -153,7 +154,7 @@ def revived_steps(plan: Plan) -> Iterator[Step]:
 
 
 def defaults_steps(plan: Plan) -> Iterator[Step]:
-    for endpoints in defaults.ENDPOINTS:
+    for endpoints in defaults.ENDPOINTS[-1:] if plan.smoke else defaults.ENDPOINTS:
         for connections in defaults.CONNECTIONS[-1:] if plan.smoke else defaults.CONNECTIONS:
             for name, way in defaults.WAYS.items():
                 about = {"way": name, "endpoints": endpoints, "connections": connections}
