@@ -41,4 +41,4 @@ def measure(
     found = callgrind.instructions(
         bench, binary, connections, endpoints, way.traits, counts, **way.values
     )
-    return {"instructions": round(found, 1)}
+    return {"requests": counts[1], "instructions": round(found, 1)}

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterable
 
-from rig import rows
+from rig import callgrind, rows
 from rig.rows import Found, disturbed, verdict
 from versus.figures import number, spread
 from versus.measure import OTHERS_MAX, STOLEN_MAX
@@ -151,10 +151,12 @@ def defaults_table(found: list[dict]) -> str:
             if (row["endpoints"], row["connections"]) == (endpoints, connections)
         }
         ratio = of["defaults"] / of["off"] if len(of) == 2 else None
+        # Fewer requests than that are no figure.
+        enough = all(row["requests"] >= callgrind.MANY for row in found)
         lines.append([
             str(endpoints), str(connections),
             *(f"{of[way]:,.0f}" if way in of else "–" for way in defaults.WAYS),
-            "–" if ratio is None else f"{ratio:.3f}{verdict(ratio <= defaults.RATIO_MAX)}",
+            "–" if ratio is None else f"{ratio:.3f}{verdict(ratio <= defaults.RATIO_MAX or not enough)}",
         ])
     return markdown(["endpoints", "connections", "defaults", "all off", "ratio"], lines)
 

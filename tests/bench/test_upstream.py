@@ -99,7 +99,10 @@ def test_a_stampede_is_missed():
 
 def test_defaults_are_compared_pair_by_pair():
     rows = [
-        {"way": way, "endpoints": endpoints, "connections": 1, "instructions": count}
+        {
+            "way": way, "endpoints": endpoints, "connections": 1, "requests": 12_000,
+            "instructions": count,
+        }
         for endpoints, counts in ((1, (1_030, 1_000)), (4, (1_040, 1_000)))
         for way, count in zip(defaults.WAYS, counts)
     ]
@@ -107,6 +110,8 @@ def test_defaults_are_compared_pair_by_pair():
     assert "| 1 | 1 | 1,030 | 1,000 | 1.030 |" in text
     assert "| 4 | 1 | 1,040 | 1,000 | 1.040 **missed** |" in text
     assert "| 4 | 1 | 1,040 | – | – |" in tables.defaults_table(rows[2:3])
+    smoke = [{**row, "requests": 1_200} for row in rows]
+    assert "missed" not in tables.defaults_table(smoke)
 
 
 def dead_row(death: str, **others) -> dict:
