@@ -156,7 +156,8 @@ def defaults_table(found: list[dict]) -> str:
         lines.append([
             str(endpoints), str(connections),
             *(f"{of[way]:,.0f}" if way in of else "–" for way in defaults.WAYS),
-            "–" if ratio is None else f"{ratio:.3f}{verdict(ratio <= defaults.RATIO_MAX or not enough)}",
+            "–" if ratio is None
+            else f"{ratio:.3f}{verdict(ratio <= defaults.RATIO_MAX or not enough)}",
         ])
     return markdown(["endpoints", "connections", "defaults", "all off", "ratio"], lines)
 
