@@ -9,11 +9,10 @@ import threading
 import time
 from pathlib import Path
 
+from rig import figures
+from rig.figures import MS, SECOND
+from rig.stage import Stage, ended, sleep_until, stage, watched
 from versus.measure import Bench, Invalid
-
-from . import figures
-from .figures import MS, SECOND
-from .stage import Load, Stage, sleep_until, stage, watched
 
 # The default; in a row.
 FAILURES = 5
@@ -65,17 +64,6 @@ class Lags(threading.Thread):
 def open_loop(rate: int, seconds: float) -> list[str]:
     length = f"{round(seconds * 1000)}ms"
     return ["-R", str(rate), "-c", str(CONNECTIONS), "-d", length]
-
-
-def ended(load: Load, seconds: float) -> dict:
-    """What each request was answered does not matter here; that it was answered does."""
-    said = load.wait(seconds)
-    lost = {
-        kind: count for kind, count in said["failures"].items() if count and kind != "status"
-    }
-    if lost:
-        raise Invalid(f"requests without an answer: {lost}")
-    return said
 
 
 # ---- Trip ------------------------------------------------------------------------------------

@@ -1,26 +1,24 @@
 """Flags -> rows in turn -> a file and tables."""
 
 import argparse
-import datetime
-import json
-import os
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from versus import campaign, machine
+from rig import callgrind, rows
+from rig.figures import middle_and_most
+from rig.rows import Found, Step, disturbed, verdict
+from rig.stage import allowed_cpus
+from versus import campaign
 from versus.campaign import EXIT_INTERRUPTED, EXIT_INVALID, UsageError, say
 from versus.figures import number, spread
-from versus.measure import Bench, Invalid
-from versus.process import ProcessError, as_nice_as_we
+from versus.measure import Bench
 from versus.results import Campaign, Writer, row_line
 from versus.rivals import OURS, PROXIES
 from versus.table import markdown
 
 from . import breakers, cost, limits
-from .figures import middle_and_most
-from .stage import allowed_cpus
 
 ROWS = {
     "limit": "Limits: 200 clients, an origin that takes 50 ms",
@@ -87,52 +85,32 @@ def main() -> int:
 
 
 def planned(arguments: argparse.Namespace) -> Plan:
-    rows = list(campaign.choose(ROWS, arguments.rows, "row"))
-    shards = [int(word) for word in arguments.shards.split(",") if word.isdigit()]
-    if not shards or not all(0 < count <= 64 for count in shards):
-        raise UsageError(f"--shards {arguments.shards}: numbers from 1 to 64, such as 1,4")
+    chosen = list(campaign.choose(ROWS, arguments.rows, "row"))
+    shards = rows.shard_counts(arguments.shards)
     if arguments.before_commit:
         cost.commit_of(arguments.before_commit)
-    if OURS not in arguments.proxies and arguments.proxies != "all":
-        arguments.proxies = f"{OURS},{arguments.proxies}"
-    binaries, skipped = campaign.available(arguments)
-    for what, why in skipped.items():
-        say(f"{what}: skipped, {why}")
+    binaries = rows.available(arguments)
     cpus, loadgen = allowed_cpus(), campaign.load_generator(arguments)
     pair = Bench(loadgen, cpus[:1], cpus[1:2], cpus[1:2]) if len(cpus) > 1 else None
     before = arguments.before and campaign.built(cost.BEFORE, arguments.before).absolute()
     return Plan(
-        Bench(loadgen, cpus, cpus, cpus), pair, binaries, before, shards, rows,
+        Bench(loadgen, cpus, cpus, cpus), pair, binaries, before, shards, chosen,
         arguments.smoke, 3.0 if arguments.smoke else arguments.seconds,
         2 if arguments.smoke else arguments.rounds,
     )
 
 
 def described(arguments: argparse.Namespace, plan: Plan) -> Campaign:
-    versions = campaign.versions(arguments, plan.binaries)
-    if plan.before:
-        versions[cost.BEFORE] = arguments.before_commit or "unknown"
-    return Campaign(
-        date=f"{datetime.datetime.now(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}",
-        command=campaign.command(),
-        # A priority above others' keeps them away from what waits for a timer, not from the caches.
-        machine={**machine.describe(), "nice": os.getpriority(os.PRIO_PROCESS, 0)},
-        versions=versions,
-        seconds=plan.seconds,
-        rounds=plan.rounds,
-        cpus_proxy=plan.bench.cpus_proxy,
-        cpus_load=plan.bench.cpus_load,
-        cpus_origin=plan.bench.cpus_origin,
-        scenarios={name: {"title": ROWS[name]} for name in plan.rows},
-        skipped={},
+    titles = {name: ROWS[name] for name in plan.rows}
+    about = rows.described(
+        arguments, plan.bench, plan.binaries, titles, plan.seconds, plan.rounds
     )
+    if plan.before:
+        about.versions[cost.BEFORE] = arguments.before_commit or "unknown"
+    return about
 
 
 # ---- Measuring -------------------------------------------------------------------------------
-
-# What is measured: a line for the reader, and how.
-Step = tuple[dict, Callable[[], dict]]
-
 
 def steps(plan: Plan) -> Iterator[tuple[str, Step]]:
     """All but `cost`, which has its own."""
@@ -171,7 +149,7 @@ def steps(plan: Plan) -> Iterator[tuple[str, Step]]:
             (
                 {"binary": name, "connections": connections, "round": turn},
                 lambda binary=binary, connections=connections: {
-                    "instructions": round(cost.instructions(bench, binary, connections), 1)
+                    "instructions": round(callgrind.instructions(bench, binary, connections), 1)
                 },
             )
             for turn in range(1, plan.times(3) + 1)
@@ -216,19 +194,13 @@ def limit_steps(plan: Plan) -> Iterator[Step]:
 
 
 def run(plan: Plan, about: Campaign, raw: Path) -> int:
-    campaign.prepare(plan.bench.cpus_load)
-    if os.getsid(0) == os.getpid():
-        as_nice_as_we(os.getpid())
+    rows.prepare(plan.bench)
     say(f"rows {', '.join(plan.rows)}; raw rows: {raw}")
     writer = Writer(raw, about)
-    found: dict[str, list[dict]] = {name: [] for name in plan.rows}
+    found: Found = {name: [] for name in plan.rows}
     code = 0
     try:
-        for name, (what, measure) in steps(plan):
-            row = {"row": name, **what, **attempted(measure)}
-            found[name].append(row)
-            writer.line(json.dumps({"agreement": row}, ensure_ascii=False))
-            say(" ".join(f"{key}={value}" for key, value in row.items()))
+        rows.measure_all(steps(plan), "agreement", writer, found)
         if "cost" in plan.rows:
             measure_cost(plan, about, writer)
     except KeyboardInterrupt:
@@ -237,18 +209,8 @@ def run(plan: Plan, about: Campaign, raw: Path) -> int:
     finally:
         writer.close()
     print(tables(about, found))
-    wrong = any("invalid" in row for rows in found.values() for row in rows)
-    wrong = wrong or any(row.invalid for row in about.rows)
+    wrong = rows.broken(found) or any(row.invalid for row in about.rows)
     return code or (EXIT_INVALID if wrong else 0)
-
-
-def attempted(measure: Callable[[], dict]) -> dict:
-    try:
-        return measure()
-    except (Invalid, ProcessError) as error:
-        return {"invalid": str(error)}
-    except (OSError, ValueError) as error:  # What a proxy that dies midway leads to.
-        return {"invalid": repr(error)}
 
 
 def measure_cost(plan: Plan, about: Campaign, writer: Writer) -> None:
@@ -267,33 +229,15 @@ def measure_cost(plan: Plan, about: Campaign, writer: Writer) -> None:
 # ---- Tables ----------------------------------------------------------------------------------
 
 
-def tables(about: Campaign, found: dict[str, list[dict]]) -> str:
-    host = about.machine
-    versions = ", ".join(
-        f"{PROXIES[name].title if name in PROXIES else name} {version}"
-        for name, version in about.versions.items()
-    )
-    out = [
-        f"{about.date[:10]}, {host['cpus']} CPUs {host['cpu']}"
-        f"{' (virtual)' if host['virtual'] else ''}, Linux {host['kernel']}, nice {host['nice']}; "
-        f"{versions}; commit {host['commit']}.\n"
-    ]
-    for name, rows in found.items():
+def tables(about: Campaign, found: Found) -> str:
+    out = [rows.headline(about)]
+    for name, of_name in found.items():
         if name == "cost":
             out.append(cost_table(about))
-        elif good := [row for row in rows if "invalid" not in row]:
+        elif good := rows.good(of_name):
             out += [f"{ROWS[name]}\n", TABLES[name](good)]
-    broken = [row for rows in found.values() for row in rows if "invalid" in row]
-    out += [f"- INVALID {row}" for row in broken]
+    out += [f"- INVALID {row}" for row in rows.broken(found)]
     return "\n".join(out)
-
-
-def verdict(holds: bool) -> str:
-    return "" if holds else " **missed**"
-
-
-def disturbed(row: dict) -> str:
-    return f"{row['stolen_share']:.0%}, {row['others_share']:.0%}"
 
 
 def limit_table(rows: list[dict]) -> str:

@@ -1,21 +1,18 @@
-"""Rows `cost`, `instructions` and `quiet`: what agreement costs while nothing goes wrong."""
+"""Rows `cost` and `quiet`: what agreement costs while nothing goes wrong."""
 
 import dataclasses
 import re
-import shutil
-import signal
-import subprocess
 import time
 from pathlib import Path
 
+from rig import figures
+from rig.stage import Stage, stage, watched
 from versus import campaign, scenario
 from versus.campaign import Turn
 from versus.measure import Bench, Invalid
 from versus.results import Row
 from versus.rivals import OURS, PROXIES
 
-from . import figures
-from .stage import Stage, stage, watched
 
 # The binary that is compared with.
 BEFORE = "before"
@@ -50,44 +47,6 @@ def ratios(rows: list[Row]) -> list[float]:
         for (name, number), cpu_us in found.items()
         if name == OURS and (BEFORE, number) in found
     ]
-
-
-# ---- Instructions ------------------------------------------------------------------------------
-
-# Requests of the two runs, whose difference is divided by the difference: what starting and ending
-# cost is in both.
-FEW, MANY = 2_000, 12_000
-
-# Valgrind writes its file, in seconds.
-DUMP_S = 30.0
-
-
-def instructions(bench: Bench, binary: Path, connections: int) -> float:
-    """Of user space, for each further request. One shard, epoll: valgrind knows no io_uring."""
-    few, many = (count(bench, binary, connections, requests) for requests in (FEW, MANY))
-    return figures.slope(few, many)
-
-
-def count(bench: Bench, binary: Path, connections: int, requests: int) -> tuple[int, int]:
-    """Requests and instructions."""
-    valgrind = shutil.which("valgrind")
-    if valgrind is None:
-        raise Invalid("valgrind is not installed")
-    with stage(bench) as on:
-        out = on.folder / "callgrind.out"
-        prefix = (valgrind, "--tool=callgrind", f"--callgrind-out-file={out}")
-        origin = on.origin()
-        on.proxy(OURS, binary, 1, [origin.port], set(), prefix, driver="epoll")
-        load = on.load("--closed", "-c", str(connections), "-n", str(requests), "--timeout", "60s")
-        said = load.wait(120.0)
-        if said["answered"] != requests or any(said["failures"].values()):
-            raise Invalid(f"{said['answered']} answers to {requests} requests")
-        on.server.process.send_signal(signal.SIGTERM)
-        try:
-            on.server.process.wait(DUMP_S)
-        except subprocess.TimeoutExpired:
-            raise Invalid("valgrind does not end") from None
-        return requests, figures.instructions(out.read_text())
 
 
 # ---- Quiet -------------------------------------------------------------------------------------

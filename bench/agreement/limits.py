@@ -11,11 +11,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from rig import figures
+from rig.stage import Stage, stage, wait_for, watched
 from versus.measure import Bench, Invalid, get
 from versus.rivals import OURS, Setting
-
-from . import figures
-from .stage import Stage, stage, wait_for, watched
 
 DELAY_MS = 50
 

@@ -2,7 +2,7 @@
 
 Configurations are templates in bench/rivals. @NAME@ is replaced; a line with @ORIGIN@ stands once
 for each origin; a line that begins with @trait: is there only where the scenario has the trait, one
-with @!trait: only where it has not.
+with @!trait: only where it has not. Several marks before one line must all hold.
 """
 
 import os
@@ -31,12 +31,11 @@ def render(text: str, traits: frozenset[str], values: dict[str, str], origins: l
     """A template, filled in. Raises ValueError for a name without a value."""
     lines = []
     for line in text.splitlines():
-        mark = re.match(r"(\s*)@(!?)([a-z_]+):(.*)", line)
-        if mark:
-            indent, negated, trait, rest = mark.groups()
-            if (trait in traits) == bool(negated):
-                continue
-            line = indent + rest
+        indent, marks, rest = re.match(r"(\s*)((?:@!?[a-z_]+:)*)(.*)", line).groups()
+        asked = re.findall(r"@(!?)([a-z_]+):", marks)
+        if any((trait in traits) == bool(negated) for negated, trait in asked):
+            continue
+        line = indent + rest
         times = origins if "@ORIGIN@" in line else [0]
         lines += [line.replace("@ORIGIN@", str(origin)) for origin in times]
     done = "\n".join(lines) + "\n"

@@ -6,9 +6,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from agreement import campaign, cost, figures, limits, origin
-from agreement.figures import MS, SECOND
-from agreement.stage import Flaky
+from agreement import campaign, cost, limits
+from rig import figures, origin
+from rig.figures import MS, SECOND
+from rig.stage import Flaky
 from versus import rivals
 from versus.campaign import UsageError
 from versus.measure import Bench
@@ -151,7 +152,7 @@ def test_the_endpoint_fails_on_command():
     )
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    flaky = Flaky(port)
+    flaky = Flaky(port, port, None)
     try:
         with socket.create_connection(("127.0.0.1", port)) as client:
             assert ask(client).startswith(b"HTTP/1.1 200")
@@ -172,7 +173,7 @@ def test_the_endpoint_fails_on_command():
 
 
 def ask(client: socket.socket) -> bytes:
-    client.sendall(b"GET /b/1 HTTP/1.1\r\nHost: x\r\n\r\n")
+    client.sendall(b"GET /b/100 HTTP/1.1\r\nHost: x\r\n\r\n")
     answer = b""
     while not answer.endswith(b"\n") or b"\r\n\r\n" not in answer:
         answer += client.recv(4096)

@@ -50,11 +50,11 @@ class Stage:
         return server
 
     def flaky(self) -> "Flaky":
-        port = free_port()
-        command = [sys.executable, str(HERE / "origin.py"), str(port)]
+        port, control = free_port(), free_port()
+        command = [sys.executable, str(HERE / "origin.py"), str(port), str(control)]
         server = Server.start("flaky", command, self.bench.cpus_origin, port, self.folder)
         self.servers.append(server)
-        return Flaky(port)
+        return Flaky(port, control, server)
 
     def proxy(
         self, name: str, binary: Path, workers: int, origins: list[int], traits: set[str],
@@ -89,8 +89,8 @@ class Stage:
     def metrics(self) -> Samples:
         return figures.parse(get(self.setting.admin, "/metrics").decode())
 
-    def load(self, *flags: str) -> "Load":
-        return Load.start(self, flags)
+    def load(self, *flags: str, path: str = "/b/100") -> "Load":
+        return Load.start(self, flags, path)
 
     def cpu_ns(self) -> int:
         return sum(server.cpu_ns() for server in self.servers)
@@ -113,16 +113,31 @@ class Flaky:
     """The endpoint of origin.py."""
 
     port: int
+    control: int
+    server: Server
 
     def fail(self, delay_ms: int = 0) -> int:
         """From when on, in nanoseconds."""
-        return json.loads(get(self.port, f"/ctl/fail/{delay_ms}"))
+        return self.told(f"fail/{delay_ms}")
+
+    def die(self, way: str) -> int:
+        return self.told(f"die/{way}")
 
     def well(self) -> int:
-        return json.loads(get(self.port, "/ctl/well"))
+        return self.told("well")
 
     def log(self) -> list[Arrival]:
-        return [(at, status) for at, status in json.loads(get(self.port, "/ctl/log"))]
+        return [(at, status) for at, status in self.told("log")]
+
+    def kill(self) -> int:
+        """Its log is lost."""
+        now = time.monotonic_ns()
+        self.server.process.send_signal(signal.SIGKILL)
+        self.server.process.wait()
+        return now
+
+    def told(self, command: str):
+        return json.loads(get(self.control, f"/ctl/{command}"))
 
 
 @dataclass
@@ -134,13 +149,13 @@ class Load:
     log: Path
 
     @classmethod
-    def start(cls, on: Stage, flags: tuple[str, ...]) -> "Load":
+    def start(cls, on: Stage, flags: tuple[str, ...], path: str) -> "Load":
         cpus = on.bench.cpus_load
         report, log = on.folder / "load.json", on.folder / "load.log"
         command = [
             str(on.bench.loadgen), "--quiet", "--json", str(report),
             "--threads", str(len(cpus)), "--cpus", cpu_list(cpus), *flags,
-            f"http://127.0.0.1:{on.setting.port}/b/100",
+            f"http://127.0.0.1:{on.setting.port}{path}",
         ]
         with open(log, "wb") as output:
             process = subprocess.Popen(
@@ -167,6 +182,17 @@ class Load:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGKILL)
             self.process.wait()
+
+
+def ended(load: Load, seconds: float) -> dict:
+    """What each request was answered does not matter here; that it was answered does."""
+    said = load.wait(seconds)
+    lost = {
+        kind: count for kind, count in said["failures"].items() if count and kind != "status"
+    }
+    if lost:
+        raise Invalid(f"requests without an answer: {lost}")
+    return said
 
 
 @dataclass
