@@ -89,6 +89,7 @@ pub struct ClusterHealth {
     tiers: Vec<u8>,
     /// A bit for each tier.
     panics: AtomicU32,
+    panics_begun: Arc<Counter>,
 }
 
 impl ClusterHealth {
@@ -105,6 +106,7 @@ impl ClusterHealth {
             special_until: AtomicU64::new(0),
             tiers: Vec::new(),
             panics: AtomicU32::new(0),
+            panics_begun: Arc::default(),
         }
     }
 
@@ -115,8 +117,9 @@ impl ClusterHealth {
         ClusterHealth { tiers, ..self }
     }
 
-    /// Endpoints that were there before keep their records; others join those.
-    pub fn take_over(&mut self, before: &ClusterHealth, now: Nanos) {
+    /// Endpoints that were there before keep their records; others join those. Tells as
+    /// [`ClusterHealth::sum_up`] does.
+    pub fn take_over(&mut self, before: &ClusterHealth, now: Nanos) -> Option<bool> {
         let joins_others = !before.endpoints.is_empty();
         for (id, health) in &mut self.endpoints {
             match before.of(*id) {
@@ -132,7 +135,8 @@ impl ClusterHealth {
         } else {
             0
         });
-        self.sum_up();
+        self.panics_begun = before.panics_begun.clone();
+        self.sum_up()
     }
 
     /// An endpoint's record.
@@ -162,6 +166,9 @@ impl ClusterHealth {
         let until = if down > 0 { Nanos::NEVER } else { ramps_until };
         let panicked = self.panics.swap(panics, Ordering::Relaxed);
         self.special_until.store(until.0, Ordering::Relaxed);
+        if panics & !panicked != 0 {
+            self.panics_begun.add(1);
+        }
         ((panics != 0) != (panicked != 0)).then_some(panics != 0)
     }
 
@@ -200,6 +207,11 @@ impl ClusterHealth {
     /// Whether health is ignored, in a tier at least.
     pub fn in_panic(&self) -> bool {
         self.panics.load(Ordering::Relaxed) != 0
+    }
+
+    /// How often panic has begun.
+    pub fn panics_begun(&self) -> u64 {
+        self.panics_begun.get()
     }
 
     /// The same of one tier.

@@ -56,8 +56,9 @@ pub struct Plan {
 
 impl Plan {
     /// Breakers and endpoints that were in the plan before go on with their records. Called once,
-    /// before any shard has the plan.
-    pub fn keep_records(&mut self, before: &Plan, now: Nanos) {
+    /// before any shard has the plan. Tells in which clusters panic begins (`true`) or ends with it.
+    pub fn keep_records(&mut self, before: &Plan, now: Nanos) -> Vec<(String, bool)> {
+        let mut panics = Vec::new();
         let records = self.admissions.iter_mut().zip(&mut self.concurrency);
         for (cluster, (admission, concurrency)) in self.clusters.iter().zip(records) {
             let same = before.clusters.iter().position(|other| other.id == cluster.id);
@@ -70,7 +71,8 @@ impl Plan {
             let same = before.clusters.iter().position(|other| other.id == cluster.id);
             // Nobody else has it yet.
             if let (Some(same), Some(health)) = (same, Arc::get_mut(health)) {
-                health.take_over(&before.health[same], now);
+                let changed = health.take_over(&before.health[same], now);
+                panics.extend(changed.map(|begins| (cluster.name.clone(), begins)));
             }
         }
         for breaker in &mut self.breakers {
@@ -78,6 +80,7 @@ impl Plan {
                 breaker.record = known.record.clone();
             }
         }
+        panics
     }
 
     /// A breaker, by its number.

@@ -230,12 +230,18 @@ impl Bound {
     }
 
     /// Whether one more request, counted among all, would be within the bound: rounded up, so that
-    /// each endpoint may have one.
-    fn allows(&self, index: usize, loads: &impl Loads) -> bool {
+    /// each endpoint may have one. `weight`: of those that share the requests.
+    fn allows(&self, index: usize, loads: &impl Loads, weight: u64) -> bool {
         let all = u128::from(loads.in_flight_in_all()) + 1;
         let share = all * u128::from(self.percent) * u128::from(self.weights[index]);
-        let most = share.div_ceil(100 * u128::from(self.weight_of_all));
+        let most = share.div_ceil(100 * u128::from(weight));
         u128::from(loads.in_flight(index)) < most
+    }
+
+    /// The weight of some of them.
+    fn weight_of(&self, some: impl Fn(usize) -> bool) -> u64 {
+        let weights = self.weights.iter().enumerate().filter(|(index, _)| some(*index));
+        weights.map(|(_, weight)| u64::from(*weight)).sum()
     }
 }
 
@@ -321,11 +327,19 @@ impl Balancer {
             Choice::Random(random) => random.pick(&mut self.rng, usable),
             Choice::Ring(_) | Choice::Maglev(_) => {
                 let hash = hash.unwrap_or_else(|| self.rng.bits());
-                if let Some(bound) = &self.bound
-                    && let Some(picked) =
-                        self.look_up(hash, |index| bound.allows(index, loads) && usable(index))
-                {
-                    return Some(picked);
+                if let Some(bound) = &self.bound {
+                    let within = |weight: u64| {
+                        let allows = |index| bound.allows(index, loads, weight) && usable(index);
+                        self.look_up(hash, allows)
+                    };
+                    let picked = within(bound.weight_of_all).or_else(|| {
+                        // Who is usable has the share of those who are not.
+                        let weight = bound.weight_of(&usable);
+                        (weight > 0 && weight < bound.weight_of_all).then(|| within(weight))?
+                    });
+                    if picked.is_some() {
+                        return picked;
+                    }
                 }
                 // Nobody is within the bound, where others are not usable.
                 self.look_up(hash, usable)
@@ -515,6 +529,21 @@ mod tests {
     }
 
     /// Rather too much than nothing.
+    #[test]
+    fn who_is_usable_has_the_share_of_those_who_are_not() {
+        let list = endpoints(&[1; 10]);
+        let policy = Policy::Maglev { key: HashKey::SourceAddress, bounded_load: Some(125) };
+        let mut balancer = Balancer::new(&policy, &list, 1);
+        let mut in_flight = vec![0; 10];
+        for _ in 0..40 {
+            let picked = balancer.pick(&Busy(&in_flight), Some(7), |index| index < 4);
+            in_flight[picked.expect("four are usable")] += 1;
+        }
+        // 40 x 1.25 / 4, rounded up.
+        assert!(in_flight.iter().all(|count| *count <= 13), "{in_flight:?}");
+        assert_eq!(in_flight[4..], [0; 6]);
+    }
+
     #[test]
     fn beyond_the_bound_if_there_is_no_other() {
         let list = endpoints(&[1, 1, 1]);

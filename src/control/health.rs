@@ -76,7 +76,7 @@ impl Checks {
                 for (_, record) in health.endpoints() {
                     record.set(Health::Unchecked, Nanos::now());
                 }
-                health.sum_up();
+                say_panic(&cluster.name, health.sum_up());
                 continue;
             };
             for (endpoint, (id, record)) in cluster.endpoints.iter().zip(health.endpoints()) {
@@ -98,6 +98,15 @@ impl Checks {
                 self.running.insert(*id, running);
             }
         }
+    }
+}
+
+/// Says what [`crate::health::ClusterHealth::sum_up`] tells.
+pub fn say_panic(cluster: &str, changed: Option<bool>) {
+    match changed {
+        Some(true) => tracing::error!(cluster, "panic: too few endpoints are up, all are used"),
+        Some(false) => tracing::info!(cluster, "panic is over"),
+        None => {}
     }
 }
 

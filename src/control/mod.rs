@@ -48,7 +48,7 @@ use crate::time::Nanos;
 use admin::Pages;
 use breakers::{Answer, Command, Overrides};
 use dns::{Answers, DnsOptions, LookUps};
-use health::{Checks, Found};
+use health::{Checks, Found, say_panic};
 use inbox::AsyncInbox;
 use shutdown::{Order, Shutdown, ShutdownSettings};
 use signals::Signal;
@@ -371,13 +371,7 @@ impl Control {
                 true => tracing::info!(cluster, endpoint = address, "is up again"),
                 false => tracing::warn!(cluster, endpoint = address, why, "is down"),
             }
-            match health.sum_up() {
-                Some(true) => {
-                    tracing::error!(cluster, "panic: too few endpoints are up, all are used")
-                }
-                Some(false) => tracing::info!(cluster, "panic is over"),
-                None => {}
-            }
+            say_panic(cluster, health.sum_up());
         }
     }
 
@@ -477,7 +471,9 @@ impl Control {
         );
         log_empty(before, &plan);
         if let Some(before) = before {
-            plan.keep_records(before, Nanos::now());
+            for (cluster, begins) in plan.keep_records(before, Nanos::now()) {
+                say_panic(&cluster, Some(begins));
+            }
         }
         self.shared.update(|status| status.plan_newest = self.generation);
         self.checks.follow(&plan);

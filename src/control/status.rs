@@ -193,6 +193,7 @@ fn cluster_views<'a>(plan: &'a Plan, past_trips: &mut PastTrips) -> Vec<ClusterV
             breakers: breakers.remove(&cluster.id).unwrap_or_default(),
             health: health_views(cluster, health),
             in_panic: health.in_panic(),
+            panics: health.panics_begun(),
             concurrency: spec.adaptive.map(|_| &**record),
             admission: if cluster.admission.is_some() { admission.known() } else { &[] },
             endpoints: cluster.endpoints.len(),

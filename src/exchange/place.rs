@@ -21,7 +21,7 @@ use crate::balance::Policy;
 use crate::breaker::{Outcome, Pass};
 use crate::plan::Cluster;
 use crate::reason::{Fault, Reason};
-use crate::reconcile::{EndpointId, EndpointSlot, Refusal, Standing, Ticket};
+use crate::reconcile::{ClusterId, EndpointId, EndpointSlot, Refusal, Standing, Ticket};
 use crate::shard::agreement::{Agreement, For, News, Wait};
 use crate::shard::plan::ShardPlan;
 use crate::time::Nanos;
@@ -437,7 +437,10 @@ impl<'a> Exchange<'a> {
                 }
                 continue;
             }
-            let waited = self.wait(wait, until).await?;
+            let waited = match what {
+                For::Request(slot) => self.wait_while_up(wait, until, id, slot).await?,
+                _ => self.wait(wait, until).await?,
+            };
             if matches!(what, For::Request(_)) {
                 self.has_pended(&waited, &plan, at, now);
             }
@@ -450,6 +453,33 @@ impl<'a> Exchange<'a> {
             }
         }
         Err(Reason::BreakerOpen)
+    }
+
+    /// Waits for a place at an endpoint as long as its checks find it up: looked at ten times in a
+    /// second. Who waits elsewhere then chooses again.
+    async fn wait_while_up<'w>(
+        &mut self,
+        mut wait: Wait<'w>,
+        until: Nanos,
+        cluster: ClusterId,
+        slot: EndpointSlot,
+    ) -> Result<Waited<'w>, Reason> {
+        let mut is_watched = false;
+        loop {
+            let look_at = Nanos::now() + WATCH_CLIENT_AFTER;
+            match self.wait_watched(wait, until.min(look_at), is_watched).await? {
+                Waited::Late(waiting) if until > look_at => {
+                    is_watched = true;
+                    let plan = self.shard.plan();
+                    let is_out = plan.position(cluster).is_some_and(|at| plan.is_out(at, slot));
+                    if is_out {
+                        return Ok(Waited::News(News::Elsewhere));
+                    }
+                    wait = waiting;
+                }
+                waited => return Ok(waited),
+            }
+        }
     }
 
     /// Whether those who wait for a place have waited for so long that nobody should join them. A
@@ -609,13 +639,23 @@ impl<'a> Exchange<'a> {
         wait: Wait<'w>,
         until: Nanos,
     ) -> Result<Waited<'w>, Reason> {
+        self.wait_watched(wait, until, false).await
+    }
+
+    /// The same; `is_watched`: from the beginning.
+    async fn wait_watched<'w>(
+        &mut self,
+        wait: Wait<'w>,
+        until: Nanos,
+        is_watched: bool,
+    ) -> Result<Waited<'w>, Reason> {
         let now = Nanos::now();
         let Exchange { shard, client, timer, .. } = self;
         timer.set(until.min(now + WATCH_CLIENT_AFTER), now);
         let mut wait = wait;
         let ended = {
             let waiting = pin!(&mut wait);
-            attended(shard, Some(client), false, timer, waiting, |now| {
+            attended(shard, Some(client), is_watched, timer, waiting, |now| {
                 // `PendingTimeout` is only a mark here: the caller knows what it was.
                 if now < until { Ok(until) } else { Err(Reason::PendingTimeout) }
             })

@@ -54,6 +54,8 @@ pub struct ClusterView<'a> {
     pub health: Vec<HealthView>,
     /// Too few are up.
     pub in_panic: bool,
+    /// How often that has begun.
+    pub panics: u64,
     /// Of each shard, where there is admission control.
     pub admission: &'a [Totals],
     /// Where its limit on requests follows what is measured.
@@ -628,6 +630,11 @@ fn of_health(page: &mut Page, clusters: &[ClusterView<'_>]) {
     for ClusterView { name: cluster, in_panic, .. } in clusters {
         page.sample(name, &[("cluster", cluster)], u8::from(*in_panic));
     }
+    let name = "outrigger_cluster_panics_total";
+    page.family(name, Kind::Counter, "How often too few endpoints were up.");
+    for ClusterView { name: cluster, panics, .. } in clusters {
+        page.sample(name, &[("cluster", cluster)], *panics);
+    }
     let name = "outrigger_endpoint_up";
     page.family(name, Kind::Gauge, "Whether the endpoint is up by its checks.");
     for ClusterView { name: cluster, health, .. } in clusters {
@@ -811,6 +818,7 @@ mod tests {
                 trips: 3,
                 health,
                 in_panic: true,
+                panics: 2,
                 admission: &[],
                 concurrency: None,
                 endpoints: 2,
@@ -823,6 +831,7 @@ mod tests {
                 trips: 0,
                 health: Vec::new(),
                 in_panic: false,
+                panics: 0,
                 admission: &[],
                 concurrency: None,
                 endpoints: 0,
@@ -863,6 +872,7 @@ mod tests {
             (r#"outrigger_breaker_trips_total{cluster="app"}"#, 3.0),
             (r#"outrigger_cluster_panic{cluster="app"}"#, 1.0),
             (r#"outrigger_cluster_panic{cluster="empty"}"#, 0.0),
+            (r#"outrigger_cluster_panics_total{cluster="app"}"#, 2.0),
             (r#"outrigger_endpoint_up{cluster="app",endpoint="10.0.0.1:80"}"#, 1.0),
             (r#"outrigger_endpoint_up{cluster="app",endpoint="10.0.0.1:81"}"#, 0.0),
             (
@@ -935,6 +945,7 @@ mod tests {
                 trips: 0,
                 health: Vec::new(),
                 in_panic: false,
+                panics: 0,
                 admission: &[],
                 concurrency: None,
                 endpoints: 0,

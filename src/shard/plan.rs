@@ -363,6 +363,12 @@ impl ShardPlan {
         all.any(|(index, endpoint)| !health.is_out(index) && test(endpoint.slot))
     }
 
+    /// Whether checks take an endpoint out of a cluster.
+    pub fn is_out(&self, cluster: usize, slot: EndpointSlot) -> bool {
+        let ShardCluster { endpoints, health, .. } = &self.clusters[cluster];
+        endpoints.iter().position(|it| it.slot == slot).is_some_and(|index| health.is_out(index))
+    }
+
     /// The place of a cluster, by its number.
     pub fn position(&self, id: ClusterId) -> Option<usize> {
         self.shared().clusters.iter().position(|cluster| cluster.id == id)

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering::SeqCst};
 
-use crate::support::{Origin, Proxy, Setup, eventually, pause, with_shards};
+use crate::support::gate::HELD;
+use crate::support::{Crowd, GET, Gate, Origin, Proxy, Setup, eventually, pause, with_shards};
 
 /// Looks often, and believes at once.
 pub const QUICK: &str = "interval: 20ms, fast_interval: 20ms, rise: 1, fall: 1";
@@ -262,4 +263,37 @@ fn who_is_not_checked_any_more_is_not_down() {
     }
     assert!(b.served() > served);
     assert_eq!(up(&proxy, &b), None);
+}
+
+/// Those in its queue would wait for what may never answer.
+#[test]
+fn nobody_waits_for_a_place_at_who_is_down() {
+    let gates = [Gate::new(), Gate::new()];
+    let proxy = Setup::to(&[gates[0].origin(), gates[1].origin()])
+        .listener("reason_header: true, timeouts: {header: 0s, idle: 0s}")
+        .cluster(&format!("health_check: {{path: /health, {QUICK}}}"))
+        .cluster("limits: {pending_timeout: 60s, per_endpoint: {max_requests: 1}}")
+        .one_shard()
+        .start();
+    let is = |gate: &Gate, state: u32| {
+        let endpoint = gate.origin().address();
+        let line =
+            format!("outrigger_endpoint_up{{cluster=\"app\",endpoint=\"{endpoint}\"}} {state}\n");
+        proxy.admin("/metrics").text().contains(&line)
+    };
+    eventually("both are up", || gates.iter().all(|gate| is(gate, 1)));
+    // Each is busy with one that takes its time.
+    let held = format!("GET {HELD} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let mut busy = Crowd::connect(&proxy, 2);
+    busy.send(&held);
+    eventually("both are busy", || proxy.metric("outrigger_requests_in_flight", &[]) == 2.0);
+    let mut waiting = Crowd::connect(&proxy, 8);
+    waiting.send(GET);
+    eventually("all wait", || proxy.metric("outrigger_requests_in_flight", &[]) == 10.0);
+    gates[0].fail();
+    eventually("one is down", || is(&gates[0], 0));
+    gates[1].let_held_go(1);
+    waiting.answers().assert_all("200");
+    gates[0].let_held_go(1);
+    busy.answers();
 }
