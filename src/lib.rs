@@ -58,6 +58,8 @@ pub mod control;
 
 pub mod sim;
 
+pub mod explain;
+
 pub mod rng;
 
 pub mod net;
