@@ -156,7 +156,8 @@ pub fn explain(
         clusters.push((part.plan.clusters[part.index].name.clone(), part.share, part.explain()));
     }
     let goes = clusters.iter().map(|(name, share, (_, goes))| (name.as_str(), *share, goes));
-    let (text, outcome) = told.outcome(&goes.collect::<Vec<_>>());
+    let (text, mut outcome) = told.outcome(&goes.collect::<Vec<_>>());
+    outcome["text"] = json!(text);
     let lines = told.lines(text);
     let title = printable(&format!("{} {}", ask.method, ask.url));
     let clusters = clusters.into_iter().map(|(name, share, (mut block, _))| {
@@ -220,9 +221,8 @@ struct Told<'a> {
 
 impl<'a> Told<'a> {
     fn lines(&self, outcome: String) -> Vec<Line> {
-        let value = outcome.clone();
         let lines = [
-            Some(Line::new("", outcome, value)),
+            Some(Line::unnamed(outcome)),
             Some(self.listener()),
             self.client(),
             self.path(),
@@ -329,10 +329,11 @@ impl<'a> Told<'a> {
             config::Mode::Edge => "edge",
             config::Mode::Sidecar => "sidecar",
         };
-        let mut text = format!("{}, {mode}", listener.name);
+        let mut text = listener.name.clone();
         if listener.name != listener.address.to_string() {
             text.push_str(&format!(", on {}", listener.address));
         }
+        text.push_str(&format!(", mode {mode}"));
         if !self.why_listener.is_empty() {
             text.push_str(&format!(" ({})", self.why_listener));
         }
@@ -434,7 +435,7 @@ impl<'a> Told<'a> {
             line = line.and(format!("not {}: {}", routes[it.route].name, it.why));
         }
         if passed.len() > told {
-            line = line.and(format!("nor {} others: --format json", passed.len() - told));
+            line = line.and(format!("and {} more: --format json", passed.len() - told));
         }
         Some(line)
     }
@@ -461,7 +462,7 @@ impl<'a> Told<'a> {
 
     /// The answer of our own.
     fn answered(&self) -> Option<Line> {
-        let order = self.order.ok().filter(|_| self.refused.is_none())?;
+        let order = self.order.ok()?;
         let Action::Own { .. } = order.action else { return None };
         let bytes = order.out.filled();
         let mut rows = head_lines(bytes);
@@ -540,9 +541,12 @@ impl<'a> Told<'a> {
                 Duration::ZERO => String::new(),
                 span => format!("; each try {}", time(span)),
             };
+            let tries = match policy.attempts {
+                1 => "1 more try".to_owned(),
+                more => format!("{more} more tries"),
+            };
             format!(
-                "{} after {}; pauses to {}, growing to {}{each}",
-                policy.attempts,
+                "{tries} after {}; pauses to {}, growing to {}{each}",
                 on.join(", "),
                 time(policy.backoff),
                 time(policy.backoff_max)

@@ -277,7 +277,6 @@ impl Part<'_> {
             }
             _ if !order.is_empty() => match order.iter().position(|it| *it == at) {
                 Some(0) => "this request".to_owned(),
-                Some(1) => "this request, where the 1st cannot".to_owned(),
                 place => format!("choice {}", place.map_or(0, |place| place + 1)),
             },
             Policy::RoundRobin | Policy::Random => {
@@ -287,7 +286,7 @@ impl Part<'_> {
         };
         let ramp = self.spec().breaker.ramp;
         match row.admits {
-            Admits::IfAlone => format!("{much}, growing to that over {}", time(ramp)),
+            Admits::IfAlone => format!("{much}; less at first, for {}", time(ramp)),
             _ if row.health == Health::Down => format!("{much}: panic, checks are ignored"),
             _ => much,
         }

@@ -35,17 +35,23 @@ impl Line {
         Line { name, text: Vec::new(), table: rows, value: value.into() }
     }
 
+    /// For people only, over the whole width: it has no name.
+    pub fn unnamed(text: impl Into<String>) -> Line {
+        Line::new("", text, Value::Null)
+    }
+
     /// For programs only: people see it elsewhere.
     pub fn hidden(name: &'static str, value: impl Into<Value>) -> Line {
         Line { name, text: Vec::new(), table: Vec::new(), value: value.into() }
     }
 
     fn write(&self, out: &mut String) {
-        let wrapped = self.text.iter().flat_map(|text| wrap(text, WIDTH - NAMES));
+        let names = if self.name.is_empty() { 2 } else { NAMES };
+        let wrapped = self.text.iter().flat_map(|text| wrap(text, WIDTH - names));
         let rows = wrapped.chain(self.table.iter().cloned());
         for (index, row) in rows.enumerate() {
             let name = if index == 0 { self.name } else { "" };
-            let row = format!("  {name:width$}{}", printable(&row), width = NAMES - 2);
+            let row = format!("  {name:width$}{}", printable(&row), width = names - 2);
             out.push_str(row.trim_end());
             out.push('\n');
         }
@@ -68,7 +74,8 @@ impl Block {
     }
 
     pub fn json(&self) -> Map<String, Value> {
-        self.lines.iter().map(|line| (line.name.replace(" ", "_"), line.value.clone())).collect()
+        let named = self.lines.iter().filter(|line| !line.name.is_empty());
+        named.map(|line| (line.name.replace(" ", "_"), line.value.clone())).collect()
     }
 }
 

@@ -95,10 +95,14 @@ pub(super) fn passed_over(
     let mut all = Vec::new();
     let routes = rules.iter().map(|(route, _)| *route).max().map_or(0, |last| last + 1);
     for route in (0..routes).filter(|route| winner.is_none_or(|(taken, _)| taken != route)) {
-        let own = rules.iter().filter(|(of, _)| *of == route).map(|(_, matcher)| matcher);
+        let own = || rules.iter().filter(|(of, _)| *of == route).map(|(_, matcher)| matcher);
         // A route with several hosts has a rule for each: what comes nearest tells most.
-        let nearest = own.map(|matcher| judge(matcher, listeners, view)).max_by_key(|it| it.0);
-        let Some((passed, why, matcher)) = nearest else { continue };
+        let nearest = own().map(|matcher| judge(matcher, listeners, view)).max_by_key(|it| it.0);
+        let Some((passed, mut why, matcher)) = nearest else { continue };
+        if passed == 0 {
+            let hosts: Vec<_> = own().map(|matcher| host(&matcher.host)).collect();
+            why = Some(format!("wants host {}", hosts.join(" or ")));
+        }
         let is_near = passed >= 2;
         if let Some((taken_route, taken_matcher)) = winner
             && *taken_route < route
@@ -234,5 +238,6 @@ mod tests {
             (1, rule("*", PathMatch::Any)),
         ];
         assert_eq!(ask(&rules, "b.example", "/").1, ["0: wants path /x"]);
+        assert_eq!(ask(&rules, "c.example", "/").1, ["0: wants host a.example or b.example"]);
     }
 }
