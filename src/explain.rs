@@ -545,8 +545,13 @@ impl<'a> Told<'a> {
                 1 => "1 more try".to_owned(),
                 more => format!("{more} more tries"),
             };
+            let listed: Vec<_> = policy.statuses.iter().map(u16::to_string).collect();
+            let listed = match policy.on.has(Condition::ListedStatus) {
+                true => format!(" ({})", listed.join(", ")),
+                false => String::new(),
+            };
             format!(
-                "{tries} after {}; pauses to {}, growing to {}{each}",
+                "{tries} after {}{listed}; pauses to {}, growing to {}{each}",
                 on.join(", "),
                 time(policy.backoff),
                 time(policy.backoff_max)
@@ -555,6 +560,7 @@ impl<'a> Told<'a> {
         let value = json!({
             "attempts": policy.attempts,
             "on": on,
+            "statuses": policy.statuses,
             "repeats_once_sent": repeats && policy.attempts > 0,
         });
         let line = Line::new("retries", text, value);
@@ -585,7 +591,8 @@ impl<'a> Told<'a> {
     fn states(&self) -> Line {
         let running = match self.states {
             States::AfterStart(why) => {
-                return Line::new("states", format!("as after a start: {why}"), "after a start");
+                let value = json!({ "admin": null, "why": why });
+                return Line::new("states", format!("as after a start: {why}"), value);
             }
             States::Of(running) => running,
         };
@@ -695,7 +702,7 @@ fn meaning(reason: Reason) -> &'static str {
     }
 }
 
-fn conditions(policy: &RetryPolicy) -> Vec<String> {
+fn conditions(policy: &RetryPolicy) -> Vec<&'static str> {
     let all = [
         (Condition::ConnectFailure, "connect-failure"),
         (Condition::Reset, "reset"),
@@ -705,14 +712,7 @@ fn conditions(policy: &RetryPolicy) -> Vec<String> {
         (Condition::ListedStatus, "retriable-status"),
     ];
     let own = all.into_iter().filter(|(condition, _)| policy.on.has(*condition));
-    own.map(|(condition, name)| match condition {
-        Condition::ListedStatus => {
-            let statuses: Vec<_> = policy.statuses.iter().map(u16::to_string).collect();
-            format!("{name} {}", statuses.join(" "))
-        }
-        _ => name.to_owned(),
-    })
-    .collect()
+    own.map(|(_, name)| name).collect()
 }
 
 fn time(span: Duration) -> String {
@@ -728,4 +728,141 @@ fn limit(span: Duration) -> String {
 fn percent(share: f64) -> String {
     let rounded = (share * 10.0).round() / 10.0;
     format!("{rounded} %")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn config(cluster: &str) -> Config {
+        let text = format!(
+            "admin: {{address: off}}\n\
+             listeners: [{{address: '127.0.0.1:8080'}}]\n\
+             routes: [{{name: all, cluster: app, breaker: true}}]\n\
+             clusters: [{{name: app, {cluster}}}]\n"
+        );
+        config::parse(&text, config::Format::Yaml, "test").unwrap()
+    }
+
+    fn ask(url: &str) -> Ask {
+        let client = [127, 0, 0, 1].into();
+        let (method, headers) = ("GET".to_owned(), Vec::new());
+        Ask { method, url: url.to_owned(), headers, client, listener: None }
+    }
+
+    fn said(config: &Config, states: States) -> Value {
+        let explanation = explain(config, &ask("/x"), &[], &states).expect("a request");
+        serde_json::from_str(&explanation.to_json()).expect("JSON")
+    }
+
+    /// Of endpoints 127.0.0.1:1 and so on, and of the route.
+    fn running(endpoints: &[&str], route: &str, metrics: &str) -> States {
+        let addresses: Vec<_> = (1..=endpoints.len()).map(|it| format!("127.0.0.1:{it}")).collect();
+        let mut rows = vec![("app", "route", "all", route)];
+        for (address, state) in addresses.iter().zip(endpoints) {
+            rows.push(("app", "endpoint", address, state));
+        }
+        States::Of(Running::told(&rows, metrics))
+    }
+
+    fn gets(said: &Value) -> Vec<&str> {
+        let rows = said["clusters"][0]["endpoints"].as_array().expect("rows");
+        rows.iter().map(|row| row["gets"].as_str().expect("text")).collect()
+    }
+
+    #[test]
+    fn each_state_of_a_breaker_is_told() {
+        let all: Vec<_> = (1..=6).map(|port| format!("127.0.0.1:{port}")).collect();
+        let config = config(&format!("balance: round_robin, endpoints: [{}]", all.join(", ")));
+        let states = ["closed", "open", "half-open", "recovering", "forced-open", "forced-closed"];
+        let said = said(&config, running(&states, "closed", ""));
+        assert_eq!(
+            gets(&said),
+            [
+                "25 %",
+                "nothing: its breaker is open",
+                "a probe now and then, else nothing",
+                "25 %; less at first, for 10s",
+                "nothing: an operator opened its breaker",
+                "25 %",
+            ]
+        );
+        assert_eq!(said["request"]["states"]["differences"], json!([]));
+    }
+
+    #[test]
+    fn who_has_no_endpoint_is_refused_for_the_same_reason_as_in_the_proxy() {
+        let two = "endpoints: ['127.0.0.1:1', '127.0.0.1:2'], health_check: {}";
+        let down = "outrigger_endpoint_up{cluster=\"app\",endpoint=\"127.0.0.1:1\"} 0\n\
+                    outrigger_endpoint_up{cluster=\"app\",endpoint=\"127.0.0.1:2\"} 0\n";
+        let reason = |cluster: &str, endpoints: &[&str], route, metrics| {
+            let said = said(&config(cluster), running(endpoints, route, metrics));
+            said["outcome"]["reason"].as_str().map(str::to_owned)
+        };
+        let refused = |reason: &str| Some(reason.to_owned());
+        let closed = ["closed", "closed"];
+        assert_eq!(reason(two, &closed, "closed", ""), None);
+        assert_eq!(reason(two, &["open", "forced-open"], "closed", ""), refused("breaker-open"));
+        assert_eq!(reason(two, &closed, "open", ""), refused("breaker-open"));
+        // Panic: all are used, but for those whose breakers are open.
+        assert_eq!(reason(two, &closed, "closed", down), None);
+        assert_eq!(reason(two, &["open", "open"], "closed", down), refused("breaker-open"));
+        let never = format!("{two}, panic_threshold: 0");
+        assert_eq!(reason(&never, &closed, "closed", down), refused("no-endpoint"));
+    }
+
+    #[test]
+    fn another_configuration_is_told_apart() {
+        let config = config("endpoints: ['127.0.0.1:1', 'app.internal:80']");
+        let metrics = "outrigger_limit{cluster=\"app\",kind=\"requests\"} 7\n\
+                       outrigger_config_last_reload_successful 0\n\
+                       outrigger_plan_generation_newest 3\n";
+        let rows = [
+            ("app", "endpoint", "10.0.0.1:80", "closed"),
+            ("app", "endpoint", "10.0.0.2:80", "open"),
+            ("old", "endpoint", "127.0.0.1:9", "closed"),
+        ];
+        let said = said(&config, States::Of(Running::told(&rows, metrics)));
+        assert_eq!(
+            said["request"]["states"]["differences"],
+            json!([
+                "its last reload failed",
+                "it has no endpoint 127.0.0.1:1 of cluster app",
+                "it has no route all of cluster app",
+                "it has endpoint 127.0.0.1:9 of cluster old",
+                "its limit of requests of cluster app is 7",
+            ])
+        );
+        assert_eq!(said["request"]["states"]["generation"], 3);
+        // The name stands for what the process has found.
+        assert_eq!(said["clusters"][0]["endpoints"][2]["address"], "10.0.0.2:80");
+        assert_eq!(gets(&said), ["requests", "requests", "nothing: its breaker is open"]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever is asked is explained, or refused with advice.
+        #[test]
+        fn anything_may_be_asked(
+            method in "[A-Z]{1,8}|\\PC{0,4}",
+            url in "(http://)?[a-z:./?%#*\\[\\]]{0,20}|\\PC{0,10}",
+            headers in prop::collection::vec("[a-zA-Z-]{1,12}: ?\\PC{0,10}|\\PC{0,10}", 0..4),
+        ) {
+            let config = config("endpoints: ['127.0.0.1:1', 'a:80']");
+            let states = States::AfterStart("a test".to_owned());
+            let asked = Ask { method, headers, ..ask(&url) };
+            match explain(&config, &asked, &[], &states) {
+                Ok(explanation) => {
+                    let text = explanation.to_text();
+                    prop_assert!(!text.contains(|it: char| it.is_control() && it != '\n'));
+                    prop_assert!(serde_json::from_str::<Value>(&explanation.to_json()).is_ok());
+                }
+                Err(Error::Usage(error)) => prop_assert_eq!(error.lines().count(), 2, "{}", error),
+                Err(Error::Io(error)) => prop_assert!(false, "{error}"),
+            }
+        }
+    }
 }

@@ -95,39 +95,6 @@ fn the_same_is_said_each_time() {
     }
 }
 
-/// Where a key goes if its own endpoint is left out is where it was said to go then.
-#[test]
-fn the_next_choice_is_where_the_key_goes_next() {
-    let choices = |endpoints: &str| {
-        let yaml = format!(
-            "{{admin: {{address: off}}, listeners: [{{address: 127.0.0.1:1}}], clusters: [{{name: a, \
-             endpoints: [{endpoints}], balance: {{ring_hash: {{key: {{header: x-user}}}}}}}}]}}"
-        );
-        let output = outrigger(&[
-            "explain",
-            "--config-yaml",
-            &yaml,
-            "--format",
-            "json",
-            "-H",
-            "x-user: ann",
-            "/",
-        ]);
-        let said: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        let mut rows = said["clusters"][0]["endpoints"].as_array().expect("rows").clone();
-        rows.sort_by_key(|row| row["choice"].as_u64());
-        let address = |row: &serde_json::Value| row["address"].as_str().expect("text").to_owned();
-        let all: Vec<_> = rows.iter().map(address).collect();
-        assert_eq!(said["outcome"]["endpoint"], all[0]);
-        all
-    };
-    let all = choices("127.0.0.1:1, 127.0.0.1:2, 127.0.0.1:3, 127.0.0.1:4");
-    assert_eq!(all.len(), 4);
-    let left: Vec<_> = (1..=4).map(|port| format!("127.0.0.1:{port}")).collect();
-    let left: Vec<_> = left.into_iter().filter(|address| *address != all[0]).collect();
-    assert_eq!(choices(&left.join(", "))[0], all[1]);
-}
-
 #[test]
 fn what_cannot_be_explained_is_said() {
     let said = |arguments: &[&str]| {

@@ -28,6 +28,8 @@ pub(super) struct Rehearsal {
     shard: Rc<Shard>,
     pub plan: Rc<ShardPlan>,
     counters: Arc<ShardCounters>,
+    /// Nothing is written there.
+    logs: Option<AccessLogs>,
 }
 
 impl Rehearsal {
@@ -36,8 +38,8 @@ impl Rehearsal {
     pub fn new(plan: Arc<Plan>) -> io::Result<Rehearsal> {
         let counters = Arc::new(ShardCounters::default());
         let all = vec![counters.clone()];
-        let (_, mut logs) = AccessLogs::start(&all)?;
-        let log = logs.pop().expect("one for each shard");
+        let (logs, mut of_shards) = AccessLogs::start(&all)?;
+        let log = of_shards.pop().expect("one for each shard");
         let (inbox, transit) = (Inbox::<ToShard>::new()?, Arc::new(Transit::new(1)));
         let agreement = Agreement::new(0, inbox, vec![None], transit, all);
         let to_control = Inbox::<FromShard>::new()?.sender(1);
@@ -48,7 +50,7 @@ impl Rehearsal {
         let mut rng = shard.rng.borrow_mut();
         let plan = ShardPlan::replacing(&before, plan, &shard.agreement, &counters, &mut rng);
         drop(rng);
-        Ok(Rehearsal { shard, plan: Rc::new(plan), counters })
+        Ok(Rehearsal { shard, plan: Rc::new(plan), counters, logs: Some(logs) })
     }
 
     /// What becomes of a whole head on a listener.
@@ -69,6 +71,14 @@ impl Rehearsal {
             Admission::Refused(reason) => Err(reason),
             // It would be waited for.
             Admission::Partial => Err(Reason::HeaderTimeout),
+        }
+    }
+}
+
+impl Drop for Rehearsal {
+    fn drop(&mut self) {
+        if let Some(logs) = self.logs.take() {
+            logs.stop();
         }
     }
 }

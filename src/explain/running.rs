@@ -87,6 +87,23 @@ impl Running {
         Ok(Running { address, breakers, series })
     }
 
+    /// One that says this: cluster, kind, name and state of its breakers, and its metrics.
+    #[cfg(test)]
+    pub(super) fn told(breakers: &[(&str, &str, &str, &str)], metrics: &str) -> Running {
+        let breaker = |(cluster, kind, endpoint, state): &(&str, &str, &str, &str)| Breaker {
+            cluster: (*cluster).to_owned(),
+            endpoint: (*endpoint).to_owned(),
+            kind: (*kind).to_owned(),
+            state: (*state).to_owned(),
+            trips: 0,
+        };
+        Running {
+            address: SocketAddr::from(([127, 0, 0, 1], 9901)),
+            breakers: breakers.iter().map(breaker).collect(),
+            series: metrics.lines().filter_map(series).collect(),
+        }
+    }
+
     /// The breaker of an endpoint (by its address) or of a route (by its name).
     pub(super) fn breaker(&self, cluster: &str, kind: &str, name: &str) -> Option<&Breaker> {
         let is_it = |it: &&Breaker| it.cluster == cluster && it.kind == kind && it.endpoint == name;

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::process::{Command, Output};
 
 use crate::support::proxy::OUTRIGGER;
-use crate::support::{Gate, Origin, Proxy, Setup, eventually};
+use crate::support::{Client, Gate, Origin, Proxy, Setup, eventually};
 
 fn outrigger(arguments: &[&str]) -> Output {
     Command::new(OUTRIGGER).args(arguments).output().expect("the binary runs")
@@ -140,56 +140,69 @@ fn explain(proxy: &Proxy, arguments: &[&str]) -> serde_json::Value {
 /// The explanation knows what the running process knows, and the request is sent nowhere.
 #[test]
 fn an_explanation_of_a_running_process() {
-    let (good, bad) = (Gate::new(), Gate::new());
-    bad.fail();
-    let setup = Setup::to(&[good.origin(), bad.origin()])
+    let gates = [Gate::new(), Gate::new(), Gate::new()];
+    let addresses = gates.each_ref().map(|it| it.origin().address().to_string());
+    let arrived = || gates.each_ref().map(Gate::arrived);
+    let bad = 1;
+    gates[bad].fail();
+    let setup = Setup::to(&gates.each_ref().map(Gate::origin))
         .cluster("balance: {maglev: {key: {header: x-user}}}")
         .cluster("breaker: {consecutive_failures: 1, open_time: 10m, max_open_time: 10m}")
         .cluster("limits: {max_requests: 7}")
         .one_shard();
     let proxy = setup.clone().start();
     let admin = proxy.admin_address().to_string();
-    let [good_address, bad_address] = [&good, &bad].map(|it| it.origin().address().to_string());
 
     // A key of the endpoint that fails.
-    let key = (0..).map(|user| format!("x-user: {user}")).find(|key| {
-        let said = explain(&proxy, &["--admin", &admin, "-H", key, "/x"]);
+    let found = (0..).find_map(|user| {
+        let key = format!("x-user: {user}");
+        let said = explain(&proxy, &["--admin", &admin, "-H", &key, "/x"]);
         assert_eq!(said["request"]["states"]["differences"], serde_json::json!([]));
-        said["outcome"]["endpoint"] == bad_address.as_str()
+        (said["outcome"]["endpoint"] == addresses[bad].as_str()).then_some((key, said))
     });
-    let key = key.expect("there is one");
-    assert_eq!((good.arrived(), bad.arrived()), (0, 0), "nothing is sent");
+    let (key, said) = found.expect("there is one");
+    let rows = said["clusters"][0]["endpoints"].as_array().expect("rows");
+    let second = rows.iter().position(|row| row["choice"] == 2).expect("a second choice");
+    assert_eq!(arrived(), [0; 3], "nothing is sent");
 
-    // The proxy agrees where it leads.
+    // The proxy sends it there, and once that one is out, to the second choice.
     let request = format!("GET /x HTTP/1.1\r\nHost: a\r\n{key}\r\nConnection: close\r\n\r\n");
+    let mut expected = [0; 3];
     assert_eq!(proxy.ask(&request).status(), 500);
-    assert_eq!((good.arrived(), bad.arrived()), (0, 1));
+    expected[bad] += 1;
+    assert_eq!(arrived(), expected);
     eventually("the breaker is open", || proxy.admin("/breakers").text().contains("\"open\""));
     let said = explain(&proxy, &["--admin", &admin, "-H", &key, "/x"]);
-    assert_eq!(said["outcome"]["endpoint"], good_address.as_str(), "{said:#}");
-    let endpoints = &said["clusters"][0]["endpoints"];
-    assert_eq!(endpoints[1]["address"], bad_address.as_str());
-    assert_eq!(endpoints[1]["breaker"], "open");
-    assert_eq!((&endpoints[1]["usable"], &endpoints[0]["usable"]), (&false.into(), &true.into()));
-    assert_eq!(endpoints[1]["gets"], "nothing: its breaker is open");
+    assert_eq!(said["outcome"]["endpoint"], addresses[second].as_str(), "{said:#}");
+    let row = &said["clusters"][0]["endpoints"][bad];
+    assert_eq!(
+        (&row["address"], &row["breaker"]),
+        (&addresses[bad].as_str().into(), &"open".into())
+    );
+    assert_eq!((&row["usable"], &row["trips"]), (&false.into(), &1.into()));
+    assert_eq!(row["gets"], "nothing: its breaker is open");
     assert_eq!(proxy.ask(&request).status(), 200);
-    assert_eq!((good.arrived(), bad.arrived()), (1, 1), "as it was explained");
+    expected[second] += 1;
+    assert_eq!(arrived(), expected, "as it was explained");
 
     // Without the process, all is as after a start; its address may stand in the configuration.
     let said = explain(&proxy, &["--admin", "off", "-H", &key, "/x"]);
-    assert_eq!(said["outcome"]["endpoint"], bad_address.as_str());
+    assert_eq!(said["outcome"]["endpoint"], addresses[bad].as_str());
     let own_admin = format!("{{admin: {{address: '{admin}'}}}}");
     let said = explain(&proxy, &["--config-yaml", &own_admin, "-H", &key, "/x"]);
-    assert_eq!(said["outcome"]["endpoint"], good_address.as_str());
+    assert_eq!(said["outcome"]["endpoint"], addresses[second].as_str());
     assert_eq!(said["request"]["states"]["admin"], admin.as_str());
     assert_eq!(said["request"]["states"]["generation"], 1);
 
     // All are out: it is refused, as the proxy refuses it.
-    let force = format!("POST /breakers/app/{good_address}/force-open HTTP/1.1");
-    let mut operator = crate::support::Client::connect(proxy.admin_address());
-    let forced = format!("{force}\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n");
-    assert_eq!(operator.ask(forced).status(), 200);
-    let said = explain(&proxy, &["--admin", &admin, "/x"]);
+    for address in &addresses {
+        let mut operator = Client::connect(proxy.admin_address());
+        let force = format!("POST /breakers/app/{address}/force-open HTTP/1.1");
+        let forced =
+            operator.ask(format!("{force}\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"));
+        assert_eq!(forced.status(), 200);
+    }
+    let said = explain(&proxy, &["--admin", &admin, "-H", &key, "/x"]);
     assert_eq!(
         (&said["outcome"]["status"], &said["outcome"]["reason"]),
         (&503.into(), &"breaker-open".into())
@@ -197,9 +210,7 @@ fn an_explanation_of_a_running_process() {
     assert_eq!(proxy.ask(&request).status(), 503);
 
     // Another file than the one that it serves by.
-    proxy.rewrite(
-        &setup.cluster("pool: {idle_max: 1}").yaml().replace("max_requests: 7", "max_requests: 8"),
-    );
+    proxy.rewrite(&setup.yaml().replace("max_requests: 7", "max_requests: 8"));
     let said = explain(&proxy, &["--admin", &admin, "/x"]);
     let different = serde_json::json!(["its limit of requests of cluster app is 7"]);
     assert_eq!(said["request"]["states"]["differences"], different);
