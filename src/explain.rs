@@ -785,7 +785,7 @@ mod tests {
                 "nothing: its breaker is open",
                 "a probe now and then, else nothing",
                 "25 %; less at first, for 10s",
-                "nothing: an operator opened its breaker",
+                "nothing: forced open",
                 "25 %",
             ]
         );

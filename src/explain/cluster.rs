@@ -269,7 +269,7 @@ impl Part<'_> {
         let much = match &self.cluster().balance {
             _ if row.is_out => return "nothing: down by its checks".to_owned(),
             _ if row.state == BreakerState::ForcedOpen => {
-                return "nothing: an operator opened its breaker".to_owned();
+                return "nothing: forced open".to_owned();
             }
             _ if row.admits == Admits::No => return "nothing: its breaker is open".to_owned(),
             _ if row.admits == Admits::WithPermit => {
