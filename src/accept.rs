@@ -74,6 +74,26 @@ pub struct ClientInfo {
     pub requests: u64,
 }
 
+impl ClientInfo {
+    /// Of a connection that nobody has made, to a listener by its place in the plan: what would
+    /// become of a request on it can be asked all the same.
+    pub fn imagined(index: usize, peer: SocketAddr, counters: &Arc<ShardCounters>) -> ClientInfo {
+        let listener = ListenerState {
+            index,
+            socket: RefCell::default(),
+            open: Cell::new(1),
+            by_client: RefCell::new([(peer.ip(), 1)].into_iter().collect()),
+            waker: Cell::default(),
+            reserve: Cell::default(),
+        };
+        counters.connections_open.add(1);
+        let (listener, counters) = (Rc::new(listener), counters.clone());
+        let slot = Slot { listener, address: peer.ip(), counters };
+        let now = Nanos::now();
+        ClientInfo { peer, slot, accepted: now, waiting_since: now, requests: 0 }
+    }
+}
+
 impl ListenerState {
     /// Takes over a listening socket. Must run on the shard.
     pub fn new(index: usize, socket: OwnedFd) -> io::Result<ListenerState> {

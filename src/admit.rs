@@ -225,6 +225,12 @@ impl Order {
         self.probe_until = Nanos::NEVER;
     }
 
+    /// The rule that it falls under, by its place in the plan's router; `None` where it was refused
+    /// before.
+    pub fn rule(&self) -> Option<usize> {
+        self.route
+    }
+
     /// The route's rules for the answer's fields.
     pub fn response_rules(&self) -> &HeaderRules {
         &self.routed().response_headers

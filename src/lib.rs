@@ -64,6 +64,8 @@ pub mod control;
 
 pub mod sim;
 
+pub mod explain;
+
 pub mod rng;
 
 pub mod net;

@@ -229,6 +229,12 @@ impl Split {
         self.parts.iter().find(|(_, end)| point < *end).map_or(last, |(cluster, _)| *cluster)
     }
 
+    /// Every cluster that can be picked, with its weight.
+    pub fn weights(&self) -> impl Iterator<Item = (usize, u32)> {
+        let before = std::iter::once(0).chain(self.parts.iter().map(|(_, end)| *end));
+        self.parts.iter().zip(before).map(|((cluster, end), before)| (*cluster, end - before))
+    }
+
     /// Every cluster that can be picked.
     pub fn clusters(&self) -> impl Iterator<Item = usize> {
         self.parts.iter().map(|(cluster, _)| *cluster)
@@ -275,6 +281,7 @@ mod tests {
         assert_eq!(split.pick(u32::MAX / 4 + 1), 9);
         assert_eq!(split.pick(u32::MAX), 9);
         assert_eq!(split.clusters().collect::<Vec<_>>(), [7, 9]);
+        assert_eq!(split.weights().collect::<Vec<_>>(), [(7, 1), (9, 3)]);
         assert_eq!(Split::one(3).pick(u32::MAX), 3);
     }
 

@@ -1,5 +1,6 @@
 //! The command line: flags in, one command run, an exit code out. Prints; decides nothing else.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -12,6 +13,8 @@ mod check;
 mod completions;
 
 pub mod demo;
+
+mod explain;
 
 mod print_config;
 
@@ -45,6 +48,7 @@ Examples:
   outrigger run --config-yaml '{listeners: [{address: 127.0.0.1:8080}],
       clusters: [{name: app, endpoints: [127.0.0.1:9000]}]}'
   outrigger print-config -c proxy.yaml  with every default filled in
+  outrigger explain -c proxy.yaml http://app.example/x    what would happen to this request
   outrigger schema > outrigger.json     for your editor
 
 Signals:
@@ -58,6 +62,20 @@ Exit codes:
   70 a shard panicked  75 an address cannot be bound
 
 Every flag can be given in the environment: OUTRIGGER_CONFIG for --config, and so on.";
+
+const EXPLAIN_HELP: &str = "\
+Examples:
+  outrigger explain -c proxy.yaml http://app.example/cart
+  outrigger explain -c proxy.yaml -X POST -H 'x-user: ann' -H 'Content-Length: 5' localhost:8080/x
+  outrigger explain -c proxy.yaml /cart                 the first listener, Host: localhost
+  outrigger explain -c proxy.yaml --client 10.1.2.3 --admin off --format json /cart
+
+Flags are curl's where curl has them. The path goes as it is written, as with curl's --path-as-is.
+The request is sent nowhere, and names are not looked up: only the admin's own address is asked,
+for the states of breakers and checks.
+
+Exit codes: 0 explained, also where the request would be refused; 1 configuration error, or
+nothing answers at --admin; 2 usage error.";
 
 const CONFIG_HELP: &str = "\
 A configuration can be as short as this:
@@ -88,6 +106,13 @@ enum Command {
     /// Check a configuration: prints "configuration 'FILE' OK", or all that is wrong
     #[command(visible_alias = "validate", after_help = CONFIG_HELP)]
     Check(ConfigArgs),
+    /// Tell what would happen to a request, and why
+    ///
+    /// Listener, route (and why not those before it), what is sent, cluster, endpoints with their
+    /// states and weights, limits, retries, timeouts; or the reason to refuse it. By the code that
+    /// serves; states are those of the running process, if its admin address answers.
+    #[command(after_help = EXPLAIN_HELP)]
+    Explain(ExplainArgs),
     /// Print a configuration as YAML, with every default filled in
     #[command(name = "print-config")]
     PrintConfig(ConfigArgs),
@@ -148,6 +173,42 @@ struct RunArgs {
     drain_time_s: Option<u64>,
 }
 
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The method
+    #[arg(short = 'X', long, value_name = "METHOD", default_value = "GET")]
+    #[arg(env = "OUTRIGGER_REQUEST")]
+    request: String,
+    /// A header, as 'name: value'; one flag for each
+    #[arg(short = 'H', long, value_name = "HEADER", env = "OUTRIGGER_HEADER")]
+    header: Vec<String>,
+    /// The client's address: the other end of its connection
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1", env = "OUTRIGGER_CLIENT")]
+    client: IpAddr,
+    /// The listener, by its name; else the one on the URL's port, else the first
+    #[arg(long, value_name = "NAME", env = "OUTRIGGER_LISTENER")]
+    listener: Option<String>,
+    /// What an endpoint's name stands for; names are not looked up
+    #[arg(long, value_name = "HOST:PORT:ADDRESS", env = "OUTRIGGER_RESOLVE")]
+    resolve: Vec<crate::explain::Resolve>,
+    /// The running process's admin address, or off; else the configuration's, if it answers
+    #[arg(long, value_name = "ADDRESS", env = "OUTRIGGER_ADMIN", value_parser = admin_address)]
+    admin: Option<crate::config::AdminAddress>,
+    /// For people or for programs
+    #[arg(long, value_enum, default_value_t = ExplainFormat::Text, env = "OUTRIGGER_FORMAT")]
+    format: ExplainFormat,
+    /// http://HOST[:PORT]/PATH[?QUERY]; or from the host on; or from the path on
+    url: String,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum ExplainFormat {
+    Text,
+    Json,
+}
+
 #[derive(Debug, Clone, Copy, Args)]
 struct SimArgs {
     /// The seed, or the first of them; the same seed gives the same history
@@ -174,6 +235,11 @@ fn log_level(text: &str) -> Result<crate::config::LogFilter, String> {
     text.parse().map_err(|error: String| error.replace('\n', ": "))
 }
 
+/// An address of the admin's, the same way.
+fn admin_address(text: &str) -> Result<crate::config::AdminAddress, String> {
+    text.parse().map_err(|error: String| error.replace('\n', ": "))
+}
+
 impl ConfigArgs {
     fn source(self, overrides: Overrides) -> Source {
         Source { file: self.config, yaml: self.config_yaml, overrides }
@@ -186,6 +252,7 @@ pub fn main() -> ExitCode {
         None => demo::main(),
         Some(Command::Run(args)) => run::main(args),
         Some(Command::Check(args)) => check::main(args),
+        Some(Command::Explain(args)) => explain::main(args),
         Some(Command::PrintConfig(args)) => print_config::main(args),
         Some(Command::Schema) => schema::main(),
         Some(Command::Sim(args)) => sim::main(args),

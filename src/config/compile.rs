@@ -599,6 +599,18 @@ fn routes(
     compiled
 }
 
+/// What each rule of the plan's router asks, in its order, and the place of its route in `config`.
+pub fn route_rules(config: &Config) -> Vec<(usize, Matcher)> {
+    let names = config.listeners.iter().map(|it| it.name.to_string());
+    let listeners = names.enumerate().map(|(index, name)| (name, index)).collect();
+    let routes = config.routes.iter().enumerate();
+    let of_route = |(place, route)| {
+        let matchers = matchers(route, &listeners).into_iter();
+        matchers.map(move |matcher| (place, matcher))
+    };
+    routes.flat_map(of_route).collect()
+}
+
 fn matchers(route: &Route, listeners: &HashMap<String, usize>) -> Vec<Matcher> {
     let Match { host, hosts, path, prefix, methods, headers, query } = &route.matches;
     let text = |path: &PathText| path.0.clone();

@@ -26,7 +26,7 @@ mod tree;
 mod values;
 mod yaml;
 
-pub use compile::{compile, compile_after, host_names};
+pub use compile::{compile, compile_after, host_names, route_rules};
 pub use error::{Errors, Place, Problem, Severity};
 pub use machine::{Machine, ShardOptions};
 pub use model::*;

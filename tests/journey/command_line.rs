@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::process::{Command, Output};
 
 use crate::support::proxy::OUTRIGGER;
-use crate::support::{Origin, Setup};
+use crate::support::{Client, Gate, Origin, Proxy, Setup, eventually};
 
 fn outrigger(arguments: &[&str]) -> Output {
     Command::new(OUTRIGGER).args(arguments).output().expect("the binary runs")
@@ -126,4 +126,115 @@ fn help_version_schema_and_completions() {
     assert!(schema["properties"]["listeners"].is_object());
     let completions = outrigger(&["completions", "bash"]);
     assert!(text(&completions.stdout).contains("outrigger"));
+}
+
+fn explain(proxy: &Proxy, arguments: &[&str]) -> serde_json::Value {
+    let config = proxy.path("config.yaml");
+    let config = config.to_str().expect("a readable path");
+    let usual = ["explain", "-c", config, "--format", "json"];
+    let output = outrigger(&[&usual, arguments].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+/// The explanation knows what the running process knows, and the request is sent nowhere.
+#[test]
+fn an_explanation_of_a_running_process() {
+    let gates = [Gate::new(), Gate::new(), Gate::new()];
+    let addresses = gates.each_ref().map(|it| it.origin().address().to_string());
+    let arrived = || gates.each_ref().map(Gate::arrived);
+    let bad = 1;
+    gates[bad].fail();
+    let setup = Setup::to(&gates.each_ref().map(Gate::origin))
+        .cluster("balance: {maglev: {key: {header: x-user}}}")
+        .cluster("breaker: {consecutive_failures: 1, open_time: 10m, max_open_time: 10m}")
+        .cluster("limits: {max_requests: 7}")
+        .one_shard();
+    let proxy = setup.clone().start();
+    let admin = proxy.admin_address().to_string();
+
+    // A key of the endpoint that fails.
+    let found = (0..).find_map(|user| {
+        let key = format!("x-user: {user}");
+        let said = explain(&proxy, &["--admin", &admin, "-H", &key, "/x"]);
+        assert_eq!(said["request"]["states"]["differences"], serde_json::json!([]));
+        (said["outcome"]["endpoint"] == addresses[bad].as_str()).then_some((key, said))
+    });
+    let (key, said) = found.expect("there is one");
+    let rows = said["clusters"][0]["endpoints"].as_array().expect("rows");
+    let second = rows.iter().position(|row| row["choice"] == 2).expect("a second choice");
+    assert_eq!(arrived(), [0; 3], "nothing is sent");
+
+    // The proxy sends it there, and once that one is out, to the second choice.
+    let request = format!("GET /x HTTP/1.1\r\nHost: a\r\n{key}\r\nConnection: close\r\n\r\n");
+    let mut expected = [0; 3];
+    assert_eq!(proxy.ask(&request).status(), 500);
+    expected[bad] += 1;
+    assert_eq!(arrived(), expected);
+    eventually("the breaker is open", || proxy.admin("/breakers").text().contains("\"open\""));
+    let said = explain(&proxy, &["--admin", &admin, "-H", &key, "/x"]);
+    assert_eq!(said["outcome"]["endpoint"], addresses[second].as_str(), "{said:#}");
+    let row = &said["clusters"][0]["endpoints"][bad];
+    assert_eq!(
+        (&row["address"], &row["breaker"]),
+        (&addresses[bad].as_str().into(), &"open".into())
+    );
+    assert_eq!((&row["usable"], &row["trips"]), (&false.into(), &1.into()));
+    assert_eq!(row["gets"], "nothing: its breaker is open");
+    assert_eq!(proxy.ask(&request).status(), 200);
+    expected[second] += 1;
+    assert_eq!(arrived(), expected, "as it was explained");
+
+    // Without the process, all is as after a start; its address may stand in the configuration.
+    let said = explain(&proxy, &["--admin", "off", "-H", &key, "/x"]);
+    assert_eq!(said["outcome"]["endpoint"], addresses[bad].as_str());
+    let own_admin = format!("{{admin: {{address: '{admin}'}}}}");
+    let said = explain(&proxy, &["--config-yaml", &own_admin, "-H", &key, "/x"]);
+    assert_eq!(said["outcome"]["endpoint"], addresses[second].as_str());
+    assert_eq!(said["request"]["states"]["admin"], admin.as_str());
+    assert_eq!(said["request"]["states"]["generation"], 1);
+
+    // All are out: it is refused, as the proxy refuses it.
+    for address in &addresses {
+        let mut operator = Client::connect(proxy.admin_address());
+        let force = format!("POST /breakers/app/{address}/force-open HTTP/1.1");
+        let forced =
+            operator.ask(format!("{force}\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"));
+        assert_eq!(forced.status(), 200);
+    }
+    let said = explain(&proxy, &["--admin", &admin, "-H", &key, "/x"]);
+    assert_eq!(
+        (&said["outcome"]["status"], &said["outcome"]["reason"]),
+        (&503.into(), &"breaker-open".into())
+    );
+    assert_eq!(proxy.ask(&request).status(), 503);
+
+    // Another file than the one that it serves by.
+    proxy.rewrite(&setup.yaml().replace("max_requests: 7", "max_requests: 8"));
+    let said = explain(&proxy, &["--admin", &admin, "/x"]);
+    let different = serde_json::json!(["its limit of requests of cluster app is 7"]);
+    assert_eq!(said["request"]["states"]["differences"], different);
+}
+
+/// What active checks have found counts, as it does in the proxy.
+#[test]
+fn an_explanation_knows_who_is_down() {
+    let (good, bad) = (Gate::new(), Gate::new());
+    bad.fail();
+    let proxy = Setup::to(&[good.origin(), bad.origin()])
+        .cluster("health_check: {path: /healthz, interval: 100ms}")
+        .one_shard()
+        .start();
+    let admin = proxy.admin_address().to_string();
+    let found = |value| {
+        let page = proxy.admin("/metrics");
+        let mut lines = page.text().lines().map(str::to_owned).collect::<Vec<_>>().into_iter();
+        lines.any(|line| line.starts_with("outrigger_endpoint_up{") && line.ends_with(value))
+    };
+    eventually("both are checked", || found(" 1") && found(" 0"));
+    let said = explain(&proxy, &["--admin", &admin, "/x"]);
+    let endpoints = &said["clusters"][0]["endpoints"];
+    assert_eq!((&endpoints[0]["up"], &endpoints[1]["up"]), (&true.into(), &false.into()));
+    assert_eq!(endpoints[1]["gets"], "nothing: down by its checks");
+    assert_eq!(said["outcome"]["endpoint"], good.origin().address().to_string());
 }
