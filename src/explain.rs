@@ -26,7 +26,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::admit::{Action, Order};
-use crate::config::{self, Config, Period, Size, SizeLimit};
+use crate::config::{self, Config, Period, RateLimit, RateLimitKey, Size, SizeLimit};
 use crate::health::Health;
 use crate::http::deadline;
 use crate::http::head::{HeadLimits, Parsed, RequestHead, Scratch, parse_request};
@@ -231,6 +231,7 @@ impl<'a> Told<'a> {
             self.answered(),
             self.answer_headers(),
             self.body(),
+            self.rate_limits(),
             self.timeouts(),
             self.deadline(),
             self.retries(),
@@ -272,6 +273,7 @@ impl<'a> Told<'a> {
             share: f64::from(weight) * 100.0 / f64::from(all),
             hash: self.plan.clusters[index].balance.hash(&head.fields, client.address),
             route_breaker: forward.breaker(index).map(|_| route.name.as_str()),
+            fallback: forward.fallback.or(self.plan.clusters[index].fallback),
             running: self.states.running(),
             has_healthy: rehearsal.plan.has(index, |_| true),
         };
@@ -527,6 +529,32 @@ impl<'a> Told<'a> {
         };
         let value = json!({ "ms": left.as_millis() as u64, "believed": order.deadline.is_some() });
         Some(Line::new("deadline", text, value))
+    }
+
+    fn rate_limits(&self) -> Option<Line> {
+        let (_, route) = self.found()?;
+        let of_route = route.rate_limits.iter().map(|place| &self.config.rate_limits[*place]);
+        let limits: Vec<&RateLimit> = of_route.collect();
+        let said = limits.iter().map(|limit| {
+            let RateLimit { name, requests, per, burst, .. } = limit;
+            let keys = limit.key.iter().map(|key| match key {
+                RateLimitKey::Route => "route".to_owned(),
+                RateLimitKey::Client => "client".to_owned(),
+                RateLimitKey::Header(name) => format!("header {name}"),
+            });
+            let keys: Vec<_> = keys.collect();
+            let each = match keys.is_empty() {
+                true => String::new(),
+                false => format!(" for each {}", keys.join(" and ")),
+            };
+            let dry = if limit.dry_run { "; only counted" } else { "" };
+            let burst = burst.unwrap_or(*requests);
+            format!("{name}: {requests} in {per}, {burst} at once{each}{dry}")
+        });
+        let mut said = said.collect::<Vec<_>>().into_iter();
+        let names: Vec<_> = limits.iter().map(|limit| limit.name.to_string()).collect();
+        let line = Line::new("rate limits", said.next()?, json!(names));
+        Some(said.fold(line, Line::and))
     }
 
     fn retries(&self) -> Option<Line> {

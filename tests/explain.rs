@@ -17,6 +17,7 @@ const CASES: &[(&str, &[&str])] = &[
     ("post", &["-X", "POST", "http://shop.example:8080/cart/items"]),
     ("split", &["--resolve", "app.internal:80:10.0.0.1,10.0.0.2", "/split/x"]),
     ("answer", &["--client", "10.1.2.3", "/hello"]),
+    ("busy", &["/busy"]),
     ("redirect", &["/old/x?y"]),
     ("no-route", &["/nothing"]),
     ("bad-path", &["http://shop.example:8080/a%2Fb"]),

@@ -1,6 +1,7 @@
 //! What a cluster would do with the request: its endpoints, how one is chosen, and what bounds it
 //! all. A feature of clusters adds its line in [`Part::lines`].
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use super::names::is_known;
 use super::report::{Block, Line, columns};
 use super::running::{Running, phase};
 use super::{percent, time};
-use crate::balance::{Balancer, HashKey, Loads, Policy};
+use crate::balance::{Balancer, HashKey, Loads, Policy, Zone};
 use crate::breaker::{Admits, Epoch, Settings, View};
 use crate::config;
 use crate::health::Health;
@@ -31,6 +32,8 @@ pub(super) struct Part<'a> {
     pub hash: Option<u64>,
     /// The name of the route, if it has a breaker of its own for this cluster.
     pub route_breaker: Option<&'a str>,
+    /// The cluster that stands in where none of its endpoints can be chosen.
+    pub fallback: Option<usize>,
     pub running: Option<&'a Running>,
     /// Whether any of its endpoints is used, by its checks.
     pub has_healthy: bool,
@@ -119,10 +122,15 @@ impl Part<'_> {
             refused(goes),
             Some(self.balance()),
             Some(self.endpoints(rows, order)),
+            self.parts(),
+            self.slices(),
+            self.fallback(),
             self.checks(),
             Some(self.breaker()),
             self.route_breaker(),
             Some(self.limits()),
+            self.adaptive(),
+            self.admission(),
             Some(self.budget()),
             Some(self.connections()),
         ];
@@ -158,6 +166,10 @@ impl Part<'_> {
         let Cluster { table, balance, endpoints, .. } = self.cluster();
         let mut order: Vec<usize> = Vec::new();
         let Some(hash) = self.hash else { return order };
+        if self.cluster().tiering.is_some() {
+            // It depends on the shares of priorities what the key is looked up in.
+            return order;
+        }
         let mut balancer = Balancer::with_table(table, balance, endpoints, 0);
         while let Some(next) = balancer
             .pick(&Idle, Some(hash), |index| rows[index].is_usable() && !order.contains(&index))
@@ -290,6 +302,74 @@ impl Part<'_> {
             _ if row.health == Health::Down => format!("{much}: panic, checks are ignored"),
             _ => much,
         }
+    }
+
+    /// Priorities and zones, as far as they matter.
+    fn parts(&self) -> Option<Line> {
+        self.cluster().tiering.as_ref()?;
+        let mut counts: BTreeMap<u32, usize> = BTreeMap::new();
+        let mut own_zone = 0;
+        for endpoint in &self.cluster().endpoints {
+            *counts.entry(endpoint.priority).or_default() += 1;
+            own_zone += usize::from(endpoint.zone == Zone::Own);
+        }
+        let said = counts.iter().map(|(priority, count)| {
+            format!("priority {priority}: {}", counted(*count as u64, "endpoint"))
+        });
+        let mut said = said.collect::<Vec<_>>().join(", ");
+        if own_zone > 0 {
+            let rules = &self.config.zone_aware;
+            said.push_str(&format!(
+                "; {own_zone} in the own zone, first choice from {} endpoints on, and below {} in \
+                 flight at each",
+                rules.min_cluster_size, rules.spill_above
+            ));
+        }
+        said.push_str("; the next as far as less than 72 % of one are there");
+        Some(Line::new("parts", said, json!(counts)))
+    }
+
+    fn slices(&self) -> Option<Line> {
+        let aperture = self.cluster().aperture?;
+        let all = self.cluster().endpoints.len();
+        let text = match all < aperture.endpoints_min as usize {
+            true => format!("none below {} endpoints", aperture.endpoints_min),
+            false => format!(
+                "each shard sends to {} of {all} endpoints or more, growing above {} in flight at each",
+                aperture.aperture_min, aperture.load_max
+            ),
+        };
+        Some(Line::new("slices", text, json!({ "min_aperture": aperture.aperture_min })))
+    }
+
+    fn fallback(&self) -> Option<Line> {
+        let name = &self.plan.clusters[self.fallback?].name;
+        let text = format!("cluster {name}, where no endpoint of this one can be chosen");
+        Some(Line::new("fallback", text, name.as_str()))
+    }
+
+    fn adaptive(&self) -> Option<Line> {
+        let adaptive = self.spec().adaptive?;
+        let text = format!(
+            "{} to {} requests at once, by how long answers take: the shortest and {} %, looked at \
+             every {}",
+            adaptive.concurrency_min,
+            self.spec().limits.requests_max,
+            adaptive.buffer_percent,
+            time(adaptive.update_every)
+        );
+        Some(Line::new("adaptive", text, json!({ "min": adaptive.concurrency_min })))
+    }
+
+    fn admission(&self) -> Option<Line> {
+        let admission = self.cluster().admission?;
+        let text = format!(
+            "refused by chance while fewer than {} of {} succeed, {} at most",
+            percent(admission.successes_min * 100.0),
+            time(admission.window),
+            percent(admission.rejections_max * 100.0)
+        );
+        Some(Line::new("admission", text, json!({ "sr_threshold": admission.successes_min })))
     }
 
     fn checks(&self) -> Option<Line> {

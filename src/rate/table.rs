@@ -210,7 +210,7 @@ mod tests {
             let mut capacity = capacity;
             for (count, (what, key)) in steps.into_iter().enumerate() {
                 // Keys that share a chain, whatever the size.
-                let key = Key(key << 64 | key % 2);
+                let key = Key((key << 64) | (key % 2));
                 let found = table.find(key);
                 let place = list.iter().position(|(other, _)| *other == key);
                 prop_assert_eq!(found.map(|at| table[at]), place.map(|place| list[place].1));
