@@ -1,6 +1,10 @@
 //! How many retries there may be: what first attempts deposit on their own shard, and a minimum
 //! that the home lends, so that quiet services may retry too.
 //!
+//! What was saved is not for one moment: a part of the time pays for no more retries than it brought
+//! deposits, or the part before, but always for one. Else all that ten good seconds have saved would
+//! meet an outage in its first.
+//!
 //! Counted in thousandths of a retry. Pure; depositing takes a few instructions and no memory.
 
 use std::time::Duration;
@@ -22,6 +26,10 @@ pub struct Deposits {
     /// The place of the newest part, and when it ends.
     newest: usize,
     newest_until: Nanos,
+    /// Deposited in the newest part, and in the one before; and what the newest has paid for.
+    made: u64,
+    made_before: u64,
+    paid: u64,
     /// All that the home ever granted, and how many of it were spent or have expired.
     granted: u64,
     spent: u64,
@@ -35,12 +43,14 @@ impl Deposits {
     pub fn deposit(&mut self, budget: &RetryBudget, now: Nanos) {
         self.advance(budget.ttl, now);
         self.parts[self.newest] += u64::from(budget.deposit_milli);
+        self.made += u64::from(budget.deposit_milli);
     }
 
     /// Spends one retry, the oldest deposits first. `false`: there is none.
     pub fn spend(&mut self, budget: &RetryBudget, now: Nanos) -> bool {
         self.advance(budget.ttl, now);
-        if self.parts.iter().sum::<u64>() >= RETRY_MILLI {
+        if self.payable_milli() >= RETRY_MILLI {
+            self.paid += RETRY_MILLI;
             let mut due = RETRY_MILLI;
             for step in 1..=PARTS {
                 let part = &mut self.parts[(self.newest + step) % PARTS];
@@ -58,16 +68,32 @@ impl Deposits {
         lent || mutation::is_on(Mutation::RetryUnpaid)
     }
 
-    /// What it holds now, in thousandths of a retry.
+    /// What may be spent now, in thousandths of a retry.
     pub fn balance_milli(&mut self, budget: &RetryBudget, now: Nanos) -> u64 {
         self.advance(budget.ttl, now);
         let lent = if now < self.expires { self.granted - self.spent } else { 0 };
-        self.parts.iter().sum::<u64>() + lent * RETRY_MILLI
+        self.payable_milli() + lent * RETRY_MILLI
     }
 
     /// How many retries that pays for.
     pub fn retries(&mut self, budget: &RetryBudget, now: Nanos) -> u64 {
         self.balance_milli(budget, now) / RETRY_MILLI
+    }
+
+    /// When more of what was saved may be spent than now, if nobody deposits anything.
+    pub fn due(&self) -> Nanos {
+        let is_held_back = self.saved_milli() >= RETRY_MILLI && self.payable_milli() < RETRY_MILLI;
+        if is_held_back { self.newest_until } else { Nanos::NEVER }
+    }
+
+    fn saved_milli(&self) -> u64 {
+        self.parts.iter().sum()
+    }
+
+    /// Of what was saved, as much as the newest part may pay.
+    fn payable_milli(&self) -> u64 {
+        let most = self.made.max(self.made_before).max(RETRY_MILLI);
+        self.saved_milli().min(most.saturating_sub(self.paid))
     }
 
     /// All that the home ever granted, as far as is known here.
@@ -102,6 +128,8 @@ impl Deposits {
     fn turn(&mut self, ttl: Duration, now: Nanos) {
         let length = (ttl.as_nanos() as u64 / PARTS as u64).max(1);
         let turns = (now.0 - self.newest_until.0) / length + 1;
+        self.made_before = if turns == 1 { self.made } else { 0 };
+        (self.made, self.paid) = (0, 0);
         for _ in 0..turns.min(PARTS as u64) {
             self.newest = (self.newest + 1) % PARTS;
             self.parts[self.newest] = 0;
@@ -173,6 +201,36 @@ mod tests {
         assert!(!deposits.grant(2, &budget, Nanos(10 * SECOND)), "not twice");
         assert!(deposits.spend(&budget, Nanos(19 * SECOND)));
         assert!(!deposits.spend(&budget, Nanos(20 * SECOND)));
+    }
+
+    /// Ten good seconds with 1,000 attempts each, and then each of them wants three retries.
+    #[test]
+    fn an_outage_does_not_get_all_that_was_saved() {
+        let budget = RetryBudget::default();
+        let mut deposits = Deposits::default();
+        let mut retries = [0; 20];
+        for attempt in 0..20_000_u64 {
+            let now = Nanos(attempt * SECOND / 1_000);
+            deposits.deposit(&budget, now);
+            if attempt >= 10_000 {
+                let paid = (0..3).filter(|_| deposits.spend(&budget, now)).count();
+                retries[attempt as usize / 1_000] += paid;
+            }
+        }
+        assert_eq!(retries[10..], [200; 10]);
+    }
+
+    /// Who asks once a second is not held up by it.
+    #[test]
+    fn a_quiet_service_may_spend_what_it_has_saved() {
+        let budget = RetryBudget::default();
+        let mut deposits = Deposits::default();
+        for second in 0..10 {
+            deposits.deposit(&budget, Nanos(second * SECOND));
+        }
+        let spent =
+            (10..14).filter(|it| deposits.spend(&budget, Nanos(it * SECOND / 2 + 4 * SECOND)));
+        assert_eq!(spent.count(), 2);
     }
 
     /// A reload that makes deposits last longer forgets none, and keeps none for ever.

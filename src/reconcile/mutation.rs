@@ -46,6 +46,8 @@ pub(crate) enum Mutation {
     DepositsNeverExpire,
     /// What first attempts pay is not for retries that wait.
     DepositServesNobody,
+    /// What may be spent only from the next moment on is not for retries that wait.
+    SavingsServeNobody,
     /// Each message about tokens is one token more.
     TokensCountedByMessage,
     /// A home books tokens that it does not send.

@@ -910,6 +910,15 @@ impl Replica {
         true
     }
 
+    /// Those who wait although enough is saved: a new part of the time may spend it.
+    fn serve_retries(&mut self, now: Nanos, out: &mut Out) {
+        for at in 0..self.clusters.len() {
+            if self.clusters[at].as_ref().is_some_and(|it| it.retries_due() <= now) {
+                self.serve(Kind::Retries, ClusterSlot(at as u32), None, now, out);
+            }
+        }
+    }
+
     // ---- Breakers of routes -------------------------------------------------------------------
 
     pub fn enter_route(&mut self, slot: EndpointSlot, now: Nanos) -> Result<Pass, Refusal> {
@@ -1167,6 +1176,7 @@ impl Replica {
             }
         }
         self.ask_again(out);
+        self.serve_retries(now, out);
         for cluster in self.clusters.iter_mut().flatten() {
             let Cluster { samples, progress, .. } = cluster;
             let measured = samples.as_mut().and_then(|it| it.report(progress, now));
@@ -1202,7 +1212,8 @@ impl Replica {
     pub fn due(&self) -> Nanos {
         let dues = self.endpoints.iter().flatten().map(|endpoint| endpoint.view.due());
         let samples = self.clusters.iter().flatten().filter_map(|it| it.samples.as_ref());
-        dues.chain(samples.map(|it| it.due())).min().unwrap_or(Nanos::NEVER)
+        let retries = self.clusters.iter().flatten().map(Cluster::retries_due);
+        dues.chain(samples.map(|it| it.due())).chain(retries).min().unwrap_or(Nanos::NEVER)
     }
 
     /// Returns what has been idle since the last call.
@@ -1339,9 +1350,19 @@ impl Cluster {
     /// would swap their credits for ever.
     fn want_retries(&mut self, waiting: u64, now: Nanos, out: &mut Out) {
         match self.deposits.retries(&self.retry_budget, now) {
-            0 => self.want_token(out),
+            0 => {
+                out.due_at(self.retries_due());
+                self.want_token(out);
+            }
             paid => self.want_credits(Kind::Retries, paid.min(waiting), out),
         }
+    }
+
+    /// When those who wait for a retry may go although nobody brings anything.
+    fn retries_due(&self) -> Nanos {
+        let is_awaited = !self.purses[Kind::Retries as usize].queue.is_empty()
+            && !mutation::is_on(Mutation::SavingsServeNobody);
+        if is_awaited { self.deposits.due() } else { Nanos::NEVER }
     }
 
     /// One at a time: an ask cannot be taken back, and what nobody waits for any more would be lent

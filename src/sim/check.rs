@@ -582,8 +582,11 @@ impl Checker {
             if waiting == 0 || free == 0 {
                 continue;
             }
-            let deposits = node.reconciler.deposits(cluster).cloned().unwrap_or_default();
-            let balance = { deposits }.balance_milli(&self.retry_budget, node.clock);
+            let mut deposits = node.reconciler.deposits(cluster).cloned().unwrap_or_default();
+            if deposits.due().max(node.reconciler.next_due()) <= node.clock {
+                continue; // Its time has just come, and so has the timer's.
+            }
+            let balance = deposits.balance_milli(&self.retry_budget, node.clock);
             unsafe_if(balance >= RETRY_MILLI, || {
                 format!(
                     "shard {shard}: {waiting} retries of {:?} wait, there are {free} places and \

@@ -119,6 +119,7 @@ mutations! {
     finds_a_retry_that_begins_without_a_budget: RetryUnpaid,
     finds_deposits_that_never_expire: DepositsNeverExpire,
     finds_deposits_that_serve_nobody: DepositServesNobody,
+    finds_savings_that_serve_nobody: SavingsServeNobody,
     finds_tokens_that_are_counted_by_message: TokensCountedByMessage,
     finds_tokens_that_are_lost: TokensLost,
     finds_a_home_that_hoards_tokens: TokensHoarded,
