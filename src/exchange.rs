@@ -200,7 +200,7 @@ enum Start {
     /// Its request is to be sent, at this time.
     Anew(Nanos),
     /// It was sent, as a hedge.
-    Begun(Begun),
+    Begun(Box<Begun>),
 }
 
 /// What came first in an exchange whose request body is still arriving.
@@ -262,9 +262,9 @@ impl<'a> Exchange<'a> {
             place.set_route(route);
         }
         order.probe_until = place.probe_until();
-        order.is_timed = order.log.is_some()
-            || order.plan.cluster(cluster).times_answers
-            || order.measures_hedges().is_some();
+        let learns =
+            order.plan.cluster(cluster).weighs_latency || order.measures_hedges().is_some();
+        order.is_timed = learns || order.log.is_some() || order.plan.cluster(cluster).times_answers;
         let mut tries = Tries::new(order, place.probes_route());
         if tries.are_paid_for() {
             self.shard.agreement.deposit(endpoint.slot, now);
@@ -335,9 +335,9 @@ impl<'a> Exchange<'a> {
                         }
                         let latency = outcome.upstream_time.unwrap_or_default();
                         place.end(Ok(outcome.status), true, latency, now);
-                        self.learn(order, cluster, &endpoint, Ok(outcome.status), latency, now);
-                        if let Some(delay) = order.measures_hedges() {
-                            delay.borrow_mut().observe(latency, now);
+                        if learns {
+                            self.learn(order, cluster, &endpoint, Ok(outcome.status), latency, now);
+                            self.learn_for_hedges(order, latency, now);
                         }
                         tries.ended(order, outcome.status, &self.shard.counters);
                         return Ok(outcome);
@@ -353,9 +353,7 @@ impl<'a> Exchange<'a> {
                         let before = next.end_before(&mut place, connection.reused, now, ended);
                         let taken = ended.since(now);
                         self.learn(order, cluster, &endpoint, before, taken, ended);
-                        if let Some(delay) = order.measures_hedges() {
-                            delay.borrow_mut().observe(taken, ended);
-                        }
+                        self.learn_for_hedges(order, taken, ended);
                         order.answer_until =
                             order.answer_until.min(now.after(order.timeouts().answer));
                         let mut next = *next;
@@ -471,7 +469,6 @@ impl<'a> Exchange<'a> {
     }
 
     /// What a try that was sent tells of how slow its endpoint is, where the balancer asks.
-    #[inline]
     fn learn(
         &self,
         order: &Order,
@@ -485,6 +482,13 @@ impl<'a> Exchange<'a> {
             && let Some(outcome) = learned(ended)
         {
             endpoint.learn(outcome, taken, now);
+        }
+    }
+
+    /// The same for the route, where its hedges ask.
+    fn learn_for_hedges(&self, order: &Order, taken: Duration, now: Nanos) {
+        if let Some(delay) = order.measures_hedges() {
+            delay.borrow_mut().observe(taken, now);
         }
     }
 
@@ -614,7 +618,7 @@ impl<'a> Exchange<'a> {
         }
         let mut reply = match begun {
             None => Reply::new(shard, order, now),
-            Some(begun) => Reply::resumed(shard, order, begun),
+            Some(begun) => Reply::resumed(shard, order, *begun),
         };
         let answered = loop {
             match reply.look(false)? {

@@ -38,7 +38,7 @@ pub(super) struct Overtaking<'a> {
     pub place: Place<'a>,
     pub connection: Connection,
     pub leave: Leave<'a>,
-    pub begun: Begun,
+    pub begun: Box<Begun>,
     /// How the one before has ended. `None`: it was too slow.
     pub before: Option<Result<u16, NoAnswer>>,
 }
@@ -153,7 +153,7 @@ impl<'a> Exchange<'a> {
             }
         };
         place.used();
-        let mut begun = Begun { asked: Nanos::now(), received: Buffer::default() };
+        let mut begun = Box::new(Begun { asked: Nanos::now(), received: Buffer::default() });
         if failed.is_none() {
             let reused = connection.reused;
             let due = begun.asked.after(order.timeouts().answer).min(order.ends_by());
