@@ -1479,7 +1479,8 @@ pub struct RetryBudget {
     /// What each request that might be retried pays for its cluster's retries: 0 to 1 in steps of
     /// 0.01. Default 0.2: one retry for five requests.
     pub ratio: Ratio,
-    /// How long that is good for, at least 100ms. Default 10s.
+    /// How long that is good for, at least 100ms. Each tenth of it pays on each shard for no more
+    /// than it or the tenth before brought there, but for one always. Default 10s.
     pub ttl: Period,
     /// Retries per second beside it, so that a quiet service may retry, too. What is not used adds
     /// up for `ttl`. Default 3, at most 1000000.
