@@ -101,23 +101,20 @@ const BUCKETS: usize = ((OCTAVE_END - OCTAVE_FIRST) << STEPS_LOG2) as usize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(super) struct Progress {
     epoch: u32,
-    /// When this shard learned of it: what was asked before is not of it.
-    since: Nanos,
     /// Of the last report.
     number: u32,
 }
 
 impl Progress {
     /// The home counts in this epoch now. `false`: it is known.
-    pub fn begin(&mut self, epoch: u32, now: Nanos) -> bool {
+    pub fn begin(&mut self, epoch: u32) -> bool {
         let is_new = epoch > self.epoch;
-        if is_new {
-            (self.epoch, self.since) = (epoch, now);
-        }
+        self.epoch = self.epoch.max(epoch);
         is_new
     }
 
-    /// The epoch in which the shard counts.
+    /// The epoch in which the shard counts: what was admitted before it is not of it.
+    #[inline(always)]
     pub fn epoch(&self) -> u32 {
         self.epoch
     }
@@ -142,9 +139,10 @@ impl Samples {
         self.settings = settings;
     }
 
-    /// A request was answered after `latency`, while so many were in flight.
-    pub fn record(&mut self, of: &Progress, latency: Duration, in_flight: u64, now: Nanos) {
-        let is_older = now.since(of.since) < latency;
+    /// A request that was admitted in this epoch was answered after `latency`, while so many were
+    /// in flight.
+    pub fn record(&mut self, of: &Progress, epoch: u32, latency: Duration, in_flight: u64) {
+        let is_older = epoch != of.epoch;
         if latency.is_zero() || (is_older && !mutation::is_on(Mutation::OldSamplesCount)) {
             return;
         }
@@ -610,17 +608,17 @@ mod tests {
         let mut progress = Progress::default();
         assert_eq!(samples.due(), Nanos::NEVER);
         for millis in 1..=100 {
-            samples.record(&progress, Duration::from_millis(millis), millis, ms(1_000));
+            samples.record(&progress, 0, Duration::from_millis(millis), millis);
         }
         let report = samples.report(&mut progress, ms(1_000)).unwrap();
         assert_eq!((report.epoch, report.number, report.count, report.peak), (0, 1, 100, 100));
         assert!((85_000_000..95_000_000).contains(&report.rtt_ns), "{}", report.rtt_ns);
         assert_eq!(samples.report(&mut progress, ms(5_000)), None);
-        // What was asked before the shard knew of the epoch does not count in it.
-        assert!(progress.begin(1, ms(2_000)) && !progress.begin(1, ms(2_001)));
-        samples.record(&progress, Duration::from_millis(11), 1, ms(2_010));
+        // What was admitted before the shard knew of the epoch does not count in it.
+        assert!(progress.begin(1) && !progress.begin(1) && !progress.begin(0));
+        samples.record(&progress, 0, Duration::from_millis(1), 1);
         assert_eq!(samples.count, 0);
-        samples.record(&progress, Duration::from_millis(10), 1, ms(2_010));
+        samples.record(&progress, 1, Duration::from_millis(10), 1);
         let report = samples.report(&mut progress, ms(2_010)).unwrap();
         assert_eq!((report.epoch, report.number, report.count, report.peak), (1, 2, 1, 1));
     }

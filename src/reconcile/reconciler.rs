@@ -622,7 +622,7 @@ impl Reconciler {
                 }
                 None => false,
             },
-            Body::Sampling { cluster, epoch } => replica.sampling(cluster, epoch, now),
+            Body::Sampling { cluster, epoch } => replica.sampling(cluster, epoch),
             Body::Credit { limit, granted, recalled, cluster_granted, decided } => {
                 let known = replica.credit(limit, granted, recalled, cluster_granted, now, out);
                 news = known.filter(|news| *news).map(|_| decided);
