@@ -144,7 +144,7 @@ impl Home {
     fn adapt(&mut self, spec: &ClusterSpec, now: Nanos) {
         let max = spec.limits.requests_max;
         match (&mut self.gradient, spec.adaptive) {
-            (Some(gradient), Some(adaptive)) => gradient.configure(adaptive, max),
+            (Some(gradient), Some(adaptive)) => gradient.configure(adaptive, max, now),
             (gradient @ None, Some(adaptive)) => {
                 let (shards, epoch) = (self.shards, self.sampling_epoch);
                 *gradient = Some(Gradient::taking_over(adaptive, max, shards, epoch, now));
