@@ -58,7 +58,7 @@ pub struct Home {
 
 impl Home {
     /// As it begins: everything closed, every shard with its first share.
-    pub(super) fn new(spec: &ClusterSpec, shards: u16) -> Home {
+    pub(super) fn new(spec: &ClusterSpec, shards: u16, seed: u64) -> Home {
         Home {
             id: spec.id,
             shards,
@@ -74,7 +74,7 @@ impl Home {
                 .adaptive
                 .map(|adaptive| Gradient::new(adaptive, spec.limits.requests_max, shards)),
             sampling_epoch: 0,
-            rng: Rng::new(spec.id.0.into()),
+            rng: Rng::new(seed ^ u64::from(spec.id.0)),
         }
     }
 
