@@ -366,10 +366,8 @@ fn decide(
         {
             return Err(Reason::BodyTooLarge);
         }
-        if !route.rate_limits.is_empty() {
-            rate_limits::pass(shard, plan, route, client.address, &head.fields, order)?;
-        }
         let route::Action::Forward(forward) = &route.action else {
+            rate_limits::pass(shard, plan, route, client.address, &head.fields, order)?;
             let https = forwarded::arrived_encrypted(&client, &head.fields);
             order.own_of_route(shard, route, &view, https);
             return Ok(());
@@ -383,6 +381,12 @@ fn decide(
         if !order.is_exempt && own.rejects(cluster, (dice >> 32) as u32, order.complete) {
             return Err(Reason::AdmissionControl);
         }
+        let left = if client.trusted_peer { deadline::left(&head.fields) } else { None };
+        if left.is_some_and(|left| left <= order.complete.since(order.began)) {
+            return Err(Reason::Deadline);
+        }
+        // The last that may refuse it: what is refused for another reason takes no token.
+        rate_limits::pass(shard, plan, route, client.address, &head.fields, order)?;
         let policy = &plan.clusters[cluster].balance;
         let hash = policy.hash(&head.fields, client.address);
         let hash = match forward.fallback.or(plan.clusters[cluster].fallback) {
@@ -414,10 +418,6 @@ fn decide(
         }
         for kind in deadline::KINDS {
             dropped = dropped.with(kind);
-        }
-        let left = if client.trusted_peer { deadline::left(&head.fields) } else { None };
-        if left.is_some_and(|left| left <= order.complete.since(order.began)) {
-            return Err(Reason::Deadline);
         }
         if max_forwards.is_some() {
             dropped = dropped.with(FieldKind::MaxForwards);

@@ -139,13 +139,16 @@ fn a_burst_may_wait_for_a_place() {
 }
 
 /// No breaker minds failures.
-fn controlled(gate: &Gate, shards: usize, admission: &str) -> Proxy {
+fn control(gate: &Gate, shards: usize, admission: &str) -> Setup {
     let setup = gate.setup().shards(&format!("count: {shards}"));
     setup
         .section("overload: {exempt_paths: [/healthz]}")
         .cluster("breaker: {consecutive_failures: 0, failure_ratio: 0}")
         .cluster(&format!("admission_control: {{{admission}}}"))
-        .start()
+}
+
+fn controlled(gate: &Gate, shards: usize, admission: &str) -> Proxy {
+    control(gate, shards, admission).start()
 }
 
 #[track_caller]
@@ -188,6 +191,26 @@ fn a_cluster_that_fails_gets_fewer_requests() {
         });
         let rejections = told("outrigger_admission_rejections_total", &["cluster=\"app\""]);
         assert_eq!(rejections, proxy.refusals("admission-control"));
+    });
+}
+
+/// Who is refused for load has got nothing for a token, and does not wait for one.
+#[test]
+fn what_is_refused_for_load_costs_no_token() {
+    with_shards(&[1, 2, 4], |shards| {
+        let gate = Gate::new();
+        gate.fail();
+        let setup = control(&gate, shards, "sampling_window: 20s");
+        let limit = "rate_limits: [{name: few, requests: 10000, per: 1h, home_timeout: 60s}]";
+        let proxy = setup.section(limit).route("rate_limits: [few]").start();
+        let mut client = proxy.client();
+        await_refusal(&mut client);
+        Crowd::connect(&proxy, 40).ask();
+        Crowd::connect(&proxy, 40).ask();
+        let refused = proxy.refusals("admission-control");
+        assert!(refused >= 20.0, "{refused}");
+        let admitted = proxy.metric("outrigger_rate_limit_admitted_total", &["limit=\"few\""]);
+        assert_eq!(admitted, gate.arrived() as f64, "{shards} shards");
     });
 }
 
