@@ -178,14 +178,26 @@ impl Holder {
     }
 
     /// A token that is held is spent, or not needed. If the voucher is done with, it was spent.
-    pub fn release(&mut self, key: Key, voucher: u64, is_spent: bool, out: &mut Out) {
+    pub fn release(
+        &mut self,
+        key: Key,
+        voucher: u64,
+        is_spent: bool,
+        now: Nanos,
+        out: &mut Out,
+    ) {
         let Some(at) = self.table.find(key) else { return };
         let purse = &mut self.table[at];
         if purse.voucher != voucher || !purse.is_open || purse.held == 0 {
             return;
         }
         purse.held -= 1;
-        *(if is_spent { &mut purse.spent } else { &mut purse.left }) += 1;
+        if is_spent {
+            purse.spent += 1;
+            purse.at = now;
+        } else {
+            purse.left += 1;
+        }
         if purse.is_done() {
             let settled = purse.close();
             out.send(home_of(key, self.shards), key, Body::Settle(settled), false);
