@@ -366,11 +366,20 @@ impl Holder {
         Some(self.table.insert(key, Purse { voucher, ..Purse::default() }))
     }
 
-    /// The purse that was used least recently leaves, of those for which nobody waits.
+    /// The purse that was used least recently leaves, of those for which nobody waits: these are in
+    /// use, and looked at again after all others.
     fn make_room(&mut self, out: &mut Out) -> bool {
-        let is_free = |at: &u32| self.table[*at].waiters.is_empty();
-        let Some(at) = self.table.by_age().take(EVICTIONS_TRIED).find(is_free) else {
-            return false;
+        let mut tried = 0;
+        let at = loop {
+            let Some(at) = self.table.by_age().next() else { return false };
+            if self.table[at].waiters.is_empty() {
+                break at;
+            }
+            self.table.touch(at);
+            tried += 1;
+            if tried == EVICTIONS_TRIED {
+                return false;
+            }
         };
         let key = self.table.key(at);
         let home = home_of(key, self.shards);

@@ -393,7 +393,11 @@ impl Home {
             match (full, self.when_full, oldest[0]) {
                 (Some(at), ..) => self.forget(at, now),
                 (None, WhenFull::Evict, Some(at)) => self.forget(at, now),
-                (None, ..) => return None,
+                (None, ..) => {
+                    // The next one looks at others.
+                    oldest.into_iter().flatten().for_each(|at| self.table.touch(at));
+                    return None;
+                }
             }
         }
         Some(self.table.insert(key, Held::default()))
