@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::accept::ClientInfo;
 use crate::access_log::Record;
+use crate::breaker::Outcome;
 use crate::http::deadline::{self, Deadline};
 use crate::http::encode::{self, KindSet, Persistence, RequestEdits};
 use crate::http::forwarded::{self, Arrival, MaxForwards};
@@ -86,6 +87,8 @@ pub struct Order {
     pub endpoint: Option<Rc<Endpoint>>,
     /// How often it was asked.
     pub attempts: u32,
+    /// What the end of its last try says, as the breaker sees it.
+    pub said: Outcome,
     /// It tries an endpoint whose breaker is half-open, and has to have its answer by then.
     /// [`Nanos::NEVER`]: it is an ordinary request.
     pub probe_until: Nanos,
@@ -290,6 +293,7 @@ pub fn admit(
         reason: None,
         endpoint: None,
         attempts: 0,
+        said: Outcome::Neutral,
         probe_until: Nanos::NEVER,
         deadline: None,
         answer_until: Nanos::NEVER,

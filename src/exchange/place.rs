@@ -130,11 +130,12 @@ impl<'a> Place<'a> {
         had_its_time: bool,
         latency: Duration,
         now: Nanos,
-    ) {
+    ) -> Outcome {
         let outcome = self.end_try(ended, had_its_time, latency, now);
         if let Some(route) = self.route.take_if(|_| self.used) {
             route.end(outcome, latency, now);
         }
+        outcome
     }
 
     /// The same, but there may be another try: only the endpoint is told, and once.
@@ -226,7 +227,7 @@ fn dice(policy: &Policy, hash: Option<u64>, now: Nanos) -> u32 {
 
 /// What the end of an exchange says about its endpoint. Whatever was not its doing says nothing:
 /// our own limits, and clients that leave, stall or break their requests.
-pub fn outcome_of(
+fn outcome_of(
     ended: Result<u16, Reason>,
     failure_statuses: bool,
     had_its_time: bool,

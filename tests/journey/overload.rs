@@ -252,6 +252,59 @@ fn what_says_nothing_about_the_cluster_is_not_counted() {
     eventually("the one that was answered counts", || requests() == 1.0);
 }
 
+fn counted(proxy: &Proxy, cluster: &str, result: &str) -> f64 {
+    let labels = [format!("cluster=\"{cluster}\""), format!("result=\"{result}\"")];
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    proxy.metric("outrigger_admission_requests_total", &labels)
+}
+
+/// Whose time went by in our queue has not failed at the cluster.
+#[test]
+fn who_has_waited_for_a_place_all_the_time_is_not_counted() {
+    let gate = Gate::shut_from_the_start();
+    let proxy = gate
+        .setup()
+        .one_shard()
+        .cluster("breaker: {consecutive_failures: 0, failure_ratio: 0}")
+        .cluster("limits: {max_requests: 1, pending_timeout: 60s}")
+        .cluster("admission_control: {sampling_window: 60s, max_rejection_probability: 0.01}")
+        .route("timeouts: {total: 300ms}")
+        .start();
+    let mut crowd = Crowd::connect(&proxy, 30);
+    let answers = crowd.ask();
+    assert!(answers.of("504 timeout-total") >= 29, "{answers:?}");
+    eventually("all have ended", || proxy.metric("outrigger_requests_in_flight", &[]) == 0.0);
+    let failures = counted(&proxy, "app", "failure");
+    assert!(failures <= gate.arrived() as f64, "{failures} of {}", gate.arrived());
+}
+
+/// What another cluster has answered says something about that one.
+#[test]
+fn each_cluster_is_judged_by_its_own_answers() {
+    let gate = Gate::new();
+    let reserve = Origin::named("reserve");
+    let proxy = gate
+        .setup()
+        .one_shard()
+        .cluster("breaker: {consecutive_failures: 1, open_time: 60s}, fallback_cluster: reserve")
+        .cluster("admission_control: {sampling_window: 60s, max_rejection_probability: 0.01}")
+        .and_cluster_text(&format!(
+            "name: reserve, endpoints: ['{}'], admission_control: {{sampling_window: 60s}}",
+            reserve.address()
+        ))
+        .start();
+    gate.fail();
+    let mut client = proxy.client();
+    assert_eq!(client.get("/").status(), 500);
+    eventually("the other one stands in", || client.get("/").text() == "reserve");
+    for _ in 0..20 {
+        client.get("/");
+    }
+    eventually("all are counted", || counted(&proxy, "reserve", "success") >= 20.0);
+    assert_eq!(counted(&proxy, "app", "success"), 0.0);
+    assert_eq!(counted(&proxy, "app", "failure"), 1.0);
+}
+
 #[test]
 fn below_a_rate_nothing_is_refused() {
     let gate = Gate::new();
