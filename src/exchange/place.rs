@@ -227,11 +227,7 @@ fn dice(policy: &Policy, hash: Option<u64>, now: Nanos) -> u32 {
 
 /// What the end of an exchange says about its endpoint. Whatever was not its doing says nothing:
 /// our own limits, and clients that leave, stall or break their requests.
-fn outcome_of(
-    ended: Result<u16, Reason>,
-    failure_statuses: bool,
-    had_its_time: bool,
-) -> Outcome {
+fn outcome_of(ended: Result<u16, Reason>, failure_statuses: bool, had_its_time: bool) -> Outcome {
     match ended {
         Ok(status) if status >= 500 && failure_statuses => Outcome::Failure,
         Ok(_) => Outcome::Success,

@@ -178,14 +178,7 @@ impl Holder {
     }
 
     /// A token that is held is spent, or not needed. If the voucher is done with, it was spent.
-    pub fn release(
-        &mut self,
-        key: Key,
-        voucher: u64,
-        is_spent: bool,
-        now: Nanos,
-        out: &mut Out,
-    ) {
+    pub fn release(&mut self, key: Key, voucher: u64, is_spent: bool, now: Nanos, out: &mut Out) {
         let Some(at) = self.table.find(key) else { return };
         let purse = &mut self.table[at];
         if purse.voucher != voucher || !purse.is_open || purse.held == 0 {

@@ -407,8 +407,7 @@ impl Home {
     fn may_leave(&self, at: u32, now: Nanos) -> bool {
         let held = &self.table[at];
         let is_idle = held.vouchers.is_empty() && held.asks.is_empty() && held.held == 0;
-        held.bucket.is_full(now) && is_idle
-            || mutation::is_on(Mutation::RateBusyForgotten)
+        held.bucket.is_full(now) && is_idle || mutation::is_on(Mutation::RateBusyForgotten)
     }
 
     fn forget(&mut self, at: u32, now: Nanos) {

@@ -474,7 +474,8 @@ fn processes_measure_at_times_of_their_own() {
     let measures_again = |seed| {
         let mut spec = ClusterSpec::new(CLUSTER);
         let min_rtt_every = Duration::from_secs(10);
-        spec.adaptive = Some(Adaptive { min_rtt_every, jitter_percent: 100, ..Adaptive::default() });
+        spec.adaptive =
+            Some(Adaptive { min_rtt_every, jitter_percent: 100, ..Adaptive::default() });
         let limits = EndpointLimits::default();
         spec.endpoints = vec![EndpointSpec { id: ENDPOINT, role: Role::Endpoint, limits }];
         let (clusters_end, endpoints_end) = (ClusterId(1), EndpointId(1));
