@@ -353,6 +353,10 @@ impl<'a> Exchange<'a> {
             *cluster = next;
             order.fall_back_to(next);
             self.shard.counters.cluster_fallbacks.add(1);
+            let dice = (self.shard.rng.borrow_mut().bits() >> 32) as u32;
+            if !order.is_exempt && order.plan.rejects(next, dice, Nanos::now()) {
+                return Err(Reason::AdmissionControl);
+            }
             placed = self.place(order, next, hash, None, none).await;
         }
         placed

@@ -305,6 +305,32 @@ fn each_cluster_is_judged_by_its_own_answers() {
     assert_eq!(counted(&proxy, "app", "failure"), 1.0);
 }
 
+/// Who stands in for another cluster is not to be overrun by what that one gets.
+#[test]
+fn a_cluster_that_stands_in_gets_fewer_requests_as_well() {
+    let (gate, reserve) = (Gate::new(), Gate::new());
+    let proxy = gate
+        .setup()
+        .one_shard()
+        .section("overload: {exempt_paths: [/healthz]}")
+        .cluster("breaker: {consecutive_failures: 1, open_time: 60s}, fallback_cluster: reserve")
+        .and_cluster_text(&format!(
+            "name: reserve, endpoints: ['{}'], admission_control: {{sampling_window: 20s}}, \
+             breaker: {{consecutive_failures: 0, failure_ratio: 0}}",
+            reserve.origin().address()
+        ))
+        .start();
+    gate.fail();
+    reserve.fail();
+    let mut client = proxy.client();
+    await_refusal(&mut client);
+    let before = reserve.arrived();
+    for _ in 0..20 {
+        assert_eq!(client.get("/healthz").status(), 500, "it is exempt");
+    }
+    assert_eq!((reserve.arrived() - before, gate.arrived()), (20, 1));
+}
+
 #[test]
 fn below_a_rate_nothing_is_refused() {
     let gate = Gate::new();
