@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::accept::ClientInfo;
 use crate::access_log::Record;
+use crate::breaker::Outcome;
 use crate::http::deadline::{self, Deadline};
 use crate::http::encode::{self, KindSet, Persistence, RequestEdits};
 use crate::http::forwarded::{self, Arrival, MaxForwards};
@@ -86,6 +87,8 @@ pub struct Order {
     pub endpoint: Option<Rc<Endpoint>>,
     /// How often it was asked.
     pub attempts: u32,
+    /// What the end of its last try says, as the breaker sees it.
+    pub said: Outcome,
     /// It tries an endpoint whose breaker is half-open, and has to have its answer by then.
     /// [`Nanos::NEVER`]: it is an ordinary request.
     pub probe_until: Nanos,
@@ -290,6 +293,7 @@ pub fn admit(
         reason: None,
         endpoint: None,
         attempts: 0,
+        said: Outcome::Neutral,
         probe_until: Nanos::NEVER,
         deadline: None,
         answer_until: Nanos::NEVER,
@@ -366,10 +370,8 @@ fn decide(
         {
             return Err(Reason::BodyTooLarge);
         }
-        if !route.rate_limits.is_empty() {
-            rate_limits::pass(shard, plan, route, client.address, &head.fields, order)?;
-        }
         let route::Action::Forward(forward) = &route.action else {
+            rate_limits::pass(shard, plan, route, client.address, &head.fields, order)?;
             let https = forwarded::arrived_encrypted(&client, &head.fields);
             order.own_of_route(shard, route, &view, https);
             return Ok(());
@@ -383,6 +385,12 @@ fn decide(
         if !order.is_exempt && own.rejects(cluster, (dice >> 32) as u32, order.complete) {
             return Err(Reason::AdmissionControl);
         }
+        let left = if client.trusted_peer { deadline::left(&head.fields) } else { None };
+        if left.is_some_and(|left| left <= order.complete.since(order.began)) {
+            return Err(Reason::Deadline);
+        }
+        // The last that may refuse it: what is refused for another reason takes no token.
+        rate_limits::pass(shard, plan, route, client.address, &head.fields, order)?;
         let policy = &plan.clusters[cluster].balance;
         let hash = policy.hash(&head.fields, client.address);
         let hash = match forward.fallback.or(plan.clusters[cluster].fallback) {
@@ -414,10 +422,6 @@ fn decide(
         }
         for kind in deadline::KINDS {
             dropped = dropped.with(kind);
-        }
-        let left = if client.trusted_peer { deadline::left(&head.fields) } else { None };
-        if left.is_some_and(|left| left <= order.complete.since(order.began)) {
-            return Err(Reason::Deadline);
         }
         if max_forwards.is_some() {
             dropped = dropped.with(FieldKind::MaxForwards);

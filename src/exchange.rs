@@ -48,7 +48,6 @@ use reply::Reply;
 use retry::Tries;
 
 pub use patience::within;
-pub use place::outcome_of;
 
 /// A kept connection that ends later than this after a request was sent on it, without an answer, had
 /// not ended before: its endpoint has failed.
@@ -334,7 +333,7 @@ impl<'a> Exchange<'a> {
                             connection.keep(&pool, now);
                         }
                         let latency = outcome.upstream_time.unwrap_or_default();
-                        place.end(Ok(outcome.status), true, latency, now);
+                        order.said = place.end(Ok(outcome.status), true, latency, now);
                         if learns {
                             self.learn(order, cluster, &endpoint, Ok(outcome.status), latency, now);
                             self.learn_for_hedges(order, latency, now);
@@ -442,7 +441,7 @@ impl<'a> Exchange<'a> {
             && failure.told.is_none()
             && order.had_its_time(failure.reason, taken);
         let latency = failure.upstream_time.unwrap_or_default();
-        place.end(Err(failure.reason), had_its_time, latency, ended);
+        order.said = place.end(Err(failure.reason), had_its_time, latency, ended);
         // Unless that was said before a retry was refused.
         if sent {
             let taken = failure.upstream_time.unwrap_or(taken);

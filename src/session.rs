@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crate::accept::{Client, ClientInfo};
 use crate::admit::{self, Action, Admission, Order};
-use crate::exchange::{Exchange, Failure, Next, Outcome, outcome_of, receive, send, within};
+use crate::exchange::{Exchange, Failure, Next, Outcome, receive, send, within};
 use crate::http::encode::Persistence;
 use crate::http::head::Framing;
 use crate::net::{Socket, Timer, would_block};
@@ -281,8 +281,10 @@ impl Session {
                     Ok(outcome) => outcome,
                     Err(failure) => self.fail(order, failure).await,
                 };
-                let ended = outcome.reason.map_or(Ok(outcome.status), Err);
-                order.plan.ended(cluster, |by_status| outcome_of(ended, by_status, true));
+                // Another cluster may have stood in.
+                if let Action::Forward { cluster, .. } = order.action {
+                    order.plan.ended(cluster, order.said);
+                }
                 outcome
             }
         };

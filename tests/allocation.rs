@@ -72,14 +72,22 @@ fn a_request_allocates_nothing() {
          \x20   address: '127.0.0.1:0'\n\
          \x20   access_log: {{path: '{log}', format: json}}\n\
          \x20 - {{name: limited, address: '127.0.0.1:0'}}\n\
+         \x20 - {{name: guarded, address: '127.0.0.1:0'}}\n\
+         overload: {{queue_target: 10s, interval: 20s}}\n\
          rate_limits:\n\
          \x20 - {{name: many, key: [client, {{header: user-agent}}, route], requests: 1000000}}\n\
          \x20 - {{name: all, requests: 1000000}}\n\
          routes:\n\
          \x20 - {{listeners: [limited], cluster: app, rate_limits: [many, all]}}\n\
+         \x20 - {{listeners: [guarded], cluster: guarded}}\n\
          \x20 - {{cluster: app}}\n\
          clusters:\n\
-         \x20 - {{name: app, endpoints: ['{origin}']}}\n",
+         \x20 - {{name: app, endpoints: ['{origin}']}}\n\
+         \x20 - name: guarded\n\
+         \x20   endpoints: ['{origin}']\n\
+         \x20   adaptive_concurrency: {{}}\n\
+         \x20   admission_control: {{}}\n\
+         \x20   limits: {{pending_target: 1s}}\n",
         driver = std::env::var("OUTRIGGER_TEST_DRIVER").unwrap_or_else(|_| "auto".to_owned()),
         log = log.display(),
     );

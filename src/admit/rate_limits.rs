@@ -148,7 +148,22 @@ fn key_of(
 }
 
 /// Passes the limits that can be passed at once; the others are for the session.
+#[inline]
 pub(super) fn pass(
+    shard: &Shard,
+    plan: &Plan,
+    route: &Route,
+    address: IpAddr,
+    fields: &Fields<'_, '_>,
+    order: &mut Order,
+) -> Result<(), Reason> {
+    if route.rate_limits.is_empty() {
+        return Ok(());
+    }
+    pass_at_once(shard, plan, route, address, fields, order)
+}
+
+fn pass_at_once(
     shard: &Shard,
     plan: &Plan,
     route: &Route,

@@ -221,7 +221,7 @@ fn rates(limit: &RateLimit, compiled: &plan::RateLimit) -> RateLimitSpec {
     }
 }
 
-/// What of a limit a refused client is told (draft-ietf-httpapi-ratelimit-headers-07, 3 and 4). A
+/// What of a limit a refused client is told (draft-ietf-httpapi-ratelimit-headers-06, 3 and 4). A
 /// window has whole seconds: a shorter one is told as what it allows in one.
 fn rate_limit_lines(limit: &RateLimit) -> Vec<u8> {
     let RateLimit { requests, per, burst, .. } = *limit;

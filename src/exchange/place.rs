@@ -130,11 +130,12 @@ impl<'a> Place<'a> {
         had_its_time: bool,
         latency: Duration,
         now: Nanos,
-    ) {
+    ) -> Outcome {
         let outcome = self.end_try(ended, had_its_time, latency, now);
         if let Some(route) = self.route.take_if(|_| self.used) {
             route.end(outcome, latency, now);
         }
+        outcome
     }
 
     /// The same, but there may be another try: only the endpoint is told, and once.
@@ -226,11 +227,7 @@ fn dice(policy: &Policy, hash: Option<u64>, now: Nanos) -> u32 {
 
 /// What the end of an exchange says about its endpoint. Whatever was not its doing says nothing:
 /// our own limits, and clients that leave, stall or break their requests.
-pub fn outcome_of(
-    ended: Result<u16, Reason>,
-    failure_statuses: bool,
-    had_its_time: bool,
-) -> Outcome {
+fn outcome_of(ended: Result<u16, Reason>, failure_statuses: bool, had_its_time: bool) -> Outcome {
     match ended {
         Ok(status) if status >= 500 && failure_statuses => Outcome::Failure,
         Ok(_) => Outcome::Success,
@@ -356,6 +353,10 @@ impl<'a> Exchange<'a> {
             *cluster = next;
             order.fall_back_to(next);
             self.shard.counters.cluster_fallbacks.add(1);
+            let dice = (self.shard.rng.borrow_mut().bits() >> 32) as u32;
+            if !order.is_exempt && order.plan.rejects(next, dice, Nanos::now()) {
+                return Err(Reason::AdmissionControl);
+            }
             placed = self.place(order, next, hash, None, none).await;
         }
         placed

@@ -73,11 +73,6 @@ impl Bucket {
         }
     }
 
-    /// One that was booked is not spent after all.
-    pub fn put_back(&mut self, rate: &Rate) {
-        self.full_at = Nanos(self.full_at.0.saturating_sub(rate.interval));
-    }
-
     /// When it holds so many beyond those that are `lent`, if nobody takes any.
     pub fn holds_at(&self, rate: &Rate, tokens: u64, lent: u64, now: Nanos) -> Nanos {
         let wanted = rate.time_of(tokens.saturating_add(lent));

@@ -178,14 +178,19 @@ impl Holder {
     }
 
     /// A token that is held is spent, or not needed. If the voucher is done with, it was spent.
-    pub fn release(&mut self, key: Key, voucher: u64, is_spent: bool, out: &mut Out) {
+    pub fn release(&mut self, key: Key, voucher: u64, is_spent: bool, now: Nanos, out: &mut Out) {
         let Some(at) = self.table.find(key) else { return };
         let purse = &mut self.table[at];
         if purse.voucher != voucher || !purse.is_open || purse.held == 0 {
             return;
         }
         purse.held -= 1;
-        *(if is_spent { &mut purse.spent } else { &mut purse.left }) += 1;
+        if is_spent {
+            purse.spent += 1;
+            purse.at = now;
+        } else {
+            purse.left += 1;
+        }
         if purse.is_done() {
             let settled = purse.close();
             out.send(home_of(key, self.shards), key, Body::Settle(settled), false);
@@ -354,11 +359,20 @@ impl Holder {
         Some(self.table.insert(key, Purse { voucher, ..Purse::default() }))
     }
 
-    /// The purse that was used least recently leaves, of those for which nobody waits.
+    /// The purse that was used least recently leaves, of those for which nobody waits: these are in
+    /// use, and looked at again after all others.
     fn make_room(&mut self, out: &mut Out) -> bool {
-        let is_free = |at: &u32| self.table[*at].waiters.is_empty();
-        let Some(at) = self.table.by_age().take(EVICTIONS_TRIED).find(is_free) else {
-            return false;
+        let mut tried = 0;
+        let at = loop {
+            let Some(at) = self.table.by_age().next() else { return false };
+            if self.table[at].waiters.is_empty() {
+                break at;
+            }
+            self.table.touch(at);
+            tried += 1;
+            if tried == EVICTIONS_TRIED {
+                return false;
+            }
         };
         let key = self.table.key(at);
         let home = home_of(key, self.shards);

@@ -55,6 +55,8 @@ struct Held {
     bucket: Bucket,
     /// Tokens on vouchers that are not known to be spent.
     lent: u32,
+    /// Taken on this shard, but other limits may still refuse the request.
+    held: u32,
     vouchers: Chain,
     /// Asks that wait for what was recalled.
     asks: Chain,
@@ -122,9 +124,9 @@ impl Home {
         }
     }
 
-    /// A request on this shard.
+    /// A request on this shard. `holds`: [`Home::release`] follows.
     #[inline]
-    pub fn take(&mut self, key: Key, now: Nanos) -> Taken {
+    pub fn take(&mut self, key: Key, holds: bool, now: Nanos) -> Taken {
         let Some(at) = self.find_or_make(key, now) else {
             self.turned_away += 1;
             return Taken::TableFull;
@@ -134,19 +136,27 @@ impl Home {
         table.touch(at);
         let held = &mut table[at];
         if held.bucket.available(rate, held.reserved(), now) > 0 {
-            held.bucket.book(rate, 1, now);
+            match holds {
+                true => held.held += 1,
+                false => held.bucket.book(rate, 1, now),
+            }
             return Taken::Yes(0);
         }
         if held.lent > 0 && now >= held.recall_after {
             return Taken::Ask;
         }
-        Taken::No { until: held.bucket.holds_at(rate, 1, held.lent.into(), now) }
+        Taken::No { until: held.bucket.holds_at(rate, 1, held.reserved(), now) }
     }
 
-    /// A token that was taken on this shard just now is not needed.
-    pub fn put_back(&mut self, key: Key) {
-        if let Some(at) = self.table.find(key) {
-            self.table[at].bucket.put_back(&self.rate);
+    /// A token that is held on this shard is spent now, or not needed. It was not booked before: a
+    /// bucket that was filled meanwhile could not tell what to take back.
+    pub fn release(&mut self, key: Key, is_spent: bool, now: Nanos) {
+        let Some(at) = self.table.find(key) else { return };
+        let held = &mut self.table[at];
+        // Forgotten and made anew, it may know of none.
+        held.held = held.held.saturating_sub(1);
+        if is_spent {
+            held.bucket.book(&self.rate, 1, now);
         }
     }
 
@@ -316,7 +326,7 @@ impl Home {
         let (mut ask_after, mut until) = (Nanos(0), Nanos(0));
         if available < wanted && !may_recall {
             let (rate, held) = (&self.rate, &self.table[at]);
-            let lent = u64::from(held.lent);
+            let lent = held.reserved();
             until = held.bucket.holds_at(rate, 1, lent, now);
             let of_pace = PACE.as_nanos() as u64 / rate.interval().as_nanos() as u64;
             let fair = u64::from(rate.burst()) / (2 * u64::from(self.shards));
@@ -383,7 +393,11 @@ impl Home {
             match (full, self.when_full, oldest[0]) {
                 (Some(at), ..) => self.forget(at, now),
                 (None, WhenFull::Evict, Some(at)) => self.forget(at, now),
-                (None, ..) => return None,
+                (None, ..) => {
+                    // The next one looks at others.
+                    oldest.into_iter().flatten().for_each(|at| self.table.touch(at));
+                    return None;
+                }
             }
         }
         Some(self.table.insert(key, Held::default()))
@@ -392,8 +406,8 @@ impl Home {
     /// It is as good as new.
     fn may_leave(&self, at: u32, now: Nanos) -> bool {
         let held = &self.table[at];
-        held.bucket.is_full(now) && held.vouchers.is_empty() && held.asks.is_empty()
-            || mutation::is_on(Mutation::RateBusyForgotten)
+        let is_idle = held.vouchers.is_empty() && held.asks.is_empty() && held.held == 0;
+        held.bucket.is_full(now) && is_idle || mutation::is_on(Mutation::RateBusyForgotten)
     }
 
     fn forget(&mut self, at: u32, now: Nanos) {
@@ -410,6 +424,8 @@ impl Held {
     /// Tokens that are out, and may be spent at any moment.
     #[inline]
     fn reserved(&self) -> u64 {
-        if mutation::is_on(Mutation::RateLentNotCounted) { 0 } else { self.lent.into() }
+        let lent = if mutation::is_on(Mutation::RateLentNotCounted) { 0 } else { self.lent };
+        let held = if mutation::is_on(Mutation::RateHeldNotCounted) { 0 } else { self.held };
+        u64::from(lent) + u64::from(held)
     }
 }

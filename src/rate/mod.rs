@@ -307,7 +307,7 @@ impl RateLimiter {
         let RateLimiter { id, shards, limits, out } = self;
         let Some(Some(limit)) = limits.get_mut(limit.0 as usize) else { return Taken::Yes(0) };
         if home_of(key, *shards) == *id {
-            return limit.home.take(key, now);
+            return limit.home.take(key, holds, now);
         }
         out.limit = limit.spec.id;
         let taken = limit.holder.take(key, holds, now, out);
@@ -325,9 +325,8 @@ impl RateLimiter {
         now: Nanos,
     ) {
         self.of(limit, |limit, out| match voucher {
-            0 if is_spent => {}
-            0 => limit.home.put_back(key),
-            voucher => limit.holder.release(key, voucher, is_spent, out),
+            0 => limit.home.release(key, is_spent, now),
+            voucher => limit.holder.release(key, voucher, is_spent, now, out),
         });
         self.dispatch(now);
     }

@@ -187,6 +187,41 @@ fn buckets_that_are_full_again_make_room_and_busy_ones_do_not() {
     }
 }
 
+/// Those used least recently are not those that are full first: eight of them keep nobody out.
+#[test]
+fn a_few_empty_buckets_do_not_keep_others_out() {
+    let mut process = Process::new(1, RateLimitSpec { keys_max: 20, ..spec(10, 10) });
+    for n in 0..8 {
+        assert_eq!(process.admitted(0, key_at(0, 1, n), 10), 10);
+    }
+    for n in 8..20 {
+        assert_eq!(process.admitted(0, key_at(0, 1, n), 1), 1);
+    }
+    process.pass(Duration::from_millis(100));
+    let admitted = (20..32).filter(|n| process.ask(0, key_at(0, 1, *n)).is_ok()).count();
+    assert!(admitted >= 11, "{admitted} of 12, and 12 buckets are full again");
+    assert_eq!(process.nodes[0].table(RateLimitId(0)).evicted_busy, 0);
+    assert_eq!(process.admitted(0, key_at(0, 1, 0), 5), 1, "these are kept");
+}
+
+/// The same where requests wait for another shard, which does not answer.
+#[test]
+fn a_few_that_wait_do_not_keep_others_out() {
+    let small = RateLimitSpec { keys_max: 30, when_full: WhenFull::Evict, ..spec(10, 10) };
+    let mut process = Process::new(3, small);
+    let limit = RateLimitId(0);
+    for n in 0..8 {
+        let (key, now) = (key_at(0, 3, n), process.now);
+        assert_eq!(process.nodes[1].take(limit, key, false, now), Taken::Ask);
+        assert!(process.nodes[1].wait(limit, key, 1_000 + n as u64, false, now));
+    }
+    while process.nodes[1].outgoing().is_some() {}
+    for n in 0..20 {
+        let refused = (0..2).all(|_| process.ask(1, key_at(2, 3, n)).is_err());
+        assert!(!refused, "the {n}th");
+    }
+}
+
 /// A reload: the same settings keep the buckets, others give no second burst, and what is gone
 /// refuses nobody.
 #[test]

@@ -101,23 +101,20 @@ const BUCKETS: usize = ((OCTAVE_END - OCTAVE_FIRST) << STEPS_LOG2) as usize;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub(super) struct Progress {
     epoch: u32,
-    /// When this shard learned of it: what was asked before is not of it.
-    since: Nanos,
     /// Of the last report.
     number: u32,
 }
 
 impl Progress {
     /// The home counts in this epoch now. `false`: it is known.
-    pub fn begin(&mut self, epoch: u32, now: Nanos) -> bool {
+    pub fn begin(&mut self, epoch: u32) -> bool {
         let is_new = epoch > self.epoch;
-        if is_new {
-            (self.epoch, self.since) = (epoch, now);
-        }
+        self.epoch = self.epoch.max(epoch);
         is_new
     }
 
-    /// The epoch in which the shard counts.
+    /// The epoch in which the shard counts: what was admitted before it is not of it.
+    #[inline(always)]
     pub fn epoch(&self) -> u32 {
         self.epoch
     }
@@ -142,9 +139,10 @@ impl Samples {
         self.settings = settings;
     }
 
-    /// A request was answered after `latency`, while so many were in flight.
-    pub fn record(&mut self, of: &Progress, latency: Duration, in_flight: u64, now: Nanos) {
-        let is_older = now.since(of.since) < latency;
+    /// A request that was admitted in this epoch was answered after `latency`, while so many were
+    /// in flight.
+    pub fn record(&mut self, of: &Progress, epoch: u32, latency: Duration, in_flight: u64) {
+        let is_older = epoch != of.epoch;
         if latency.is_zero() || (is_older && !mutation::is_on(Mutation::OldSamplesCount)) {
             return;
         }
@@ -286,7 +284,10 @@ impl Gradient {
     }
 
     /// Other settings, from a reload.
-    pub(super) fn configure(&mut self, settings: Adaptive, max: u64) {
+    pub(super) fn configure(&mut self, settings: Adaptive, max: u64, now: Nanos) {
+        if settings.min_rtt_every < self.settings.min_rtt_every {
+            self.measure_due = self.measure_due.min(now + settings.min_rtt_every);
+        }
         self.settings = settings;
         self.max = max.min(u32::MAX.into());
         self.resume = self.clamped(self.resume);
@@ -382,13 +383,14 @@ impl Gradient {
             self.min_rtt_ns + self.min_rtt_ns / 100 * u64::from(self.settings.buffer_percent);
         let gradient = (u128::from(good) * 1_000 / u128::from(sample_ns)) as u64;
         self.gradient_milli = gradient.clamp(GRADIENT_MILLI_MIN, GRADIENT_MILLI_MAX);
-        let base = self.limit * self.gradient_milli / 1_000;
-        let mut next = self.clamped(base + base.isqrt());
+        // In thousandths: where few are let in, a fraction of a place decides.
+        let base = self.limit * self.gradient_milli;
+        let mut next = self.clamped((base + (base * 1_000).isqrt()) / 1_000);
+        self.at_least = if next == self.least() { self.at_least + 1 } else { 0 };
         if next > self.limit && peak * 2 < self.limit {
             // Not half of it is used: nothing tells that more would be good.
             next = self.limit;
         }
-        self.at_least = if next == self.least() { self.at_least + 1 } else { 0 };
         if now >= self.measure_due || self.at_least >= AT_LEAST_MAX {
             self.resume = next;
             let until = now + self.settings.update_every * LOWERING_UPDATES_MAX;
@@ -492,7 +494,7 @@ mod tests {
         let mut gradient = following(1);
         update(&mut gradient, 10, 1);
         // 3 * 1.25, and the root of that.
-        assert_eq!((gradient.gradient_milli(), gradient.limit()), (1_250, 4));
+        assert_eq!((gradient.gradient_milli(), gradient.limit()), (1_250, 5));
         update(&mut gradient, 10, 40);
         assert_eq!(gradient.limit(), MAX);
         update(&mut gradient, 12, 1);
@@ -594,14 +596,34 @@ mod tests {
         assert!(gradient.is_measuring(), "the origin may have become slower for good");
     }
 
+    /// Nor is it by one that is not used: a quiet cluster would be measured for ever.
+    #[test]
+    fn a_least_limit_that_is_not_used_is_no_reason_to_measure() {
+        let mut gradient = following(1);
+        for (rtt_ms, measures) in [(10, false), (1_000, true)] {
+            for _ in 0..2 * AT_LEAST_MAX {
+                let (now, number) = (gradient.update_due, gradient.numbers[0] + 1);
+                let report = measured(gradient.epoch, number, 10, rtt_ms, 1);
+                gradient.report(ONE, &report, now, &mut rng::Rng::new(7));
+                gradient.tick(0, now);
+            }
+            assert_eq!((gradient.limit(), gradient.is_measuring()), (3, measures));
+        }
+    }
+
     #[test]
     fn a_reload_holds_at_once() {
         let mut gradient = following(1);
         update(&mut gradient, 10, 40);
-        gradient.configure(Adaptive::default(), 50);
+        gradient.configure(Adaptive::default(), 50, ms(9_000));
         assert_eq!(gradient.limit(), 50);
-        gradient.configure(Adaptive { concurrency_min: 60, ..Adaptive::default() }, 100);
-        assert_eq!(gradient.limit(), 60);
+        let adaptive = Adaptive { concurrency_min: 60, ..Adaptive::default() };
+        gradient.configure(adaptive, 100, ms(9_000));
+        assert_eq!((gradient.limit(), gradient.is_measuring()), (60, false));
+        // It does not wait for the end of an interval that is not any more.
+        let min_rtt_every = Duration::from_secs(1);
+        gradient.configure(Adaptive { min_rtt_every, ..adaptive }, 100, ms(9_000));
+        assert_eq!(gradient.measure_due, ms(10_000));
     }
 
     #[test]
@@ -610,17 +632,17 @@ mod tests {
         let mut progress = Progress::default();
         assert_eq!(samples.due(), Nanos::NEVER);
         for millis in 1..=100 {
-            samples.record(&progress, Duration::from_millis(millis), millis, ms(1_000));
+            samples.record(&progress, 0, Duration::from_millis(millis), millis);
         }
         let report = samples.report(&mut progress, ms(1_000)).unwrap();
         assert_eq!((report.epoch, report.number, report.count, report.peak), (0, 1, 100, 100));
         assert!((85_000_000..95_000_000).contains(&report.rtt_ns), "{}", report.rtt_ns);
         assert_eq!(samples.report(&mut progress, ms(5_000)), None);
-        // What was asked before the shard knew of the epoch does not count in it.
-        assert!(progress.begin(1, ms(2_000)) && !progress.begin(1, ms(2_001)));
-        samples.record(&progress, Duration::from_millis(11), 1, ms(2_010));
+        // What was admitted before the shard knew of the epoch does not count in it.
+        assert!(progress.begin(1) && !progress.begin(1) && !progress.begin(0));
+        samples.record(&progress, 0, Duration::from_millis(1), 1);
         assert_eq!(samples.count, 0);
-        samples.record(&progress, Duration::from_millis(10), 1, ms(2_010));
+        samples.record(&progress, 1, Duration::from_millis(10), 1);
         let report = samples.report(&mut progress, ms(2_010)).unwrap();
         assert_eq!((report.epoch, report.number, report.count, report.peak), (1, 2, 1, 1));
     }

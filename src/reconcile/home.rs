@@ -58,7 +58,7 @@ pub struct Home {
 
 impl Home {
     /// As it begins: everything closed, every shard with its first share.
-    pub(super) fn new(spec: &ClusterSpec, shards: u16) -> Home {
+    pub(super) fn new(spec: &ClusterSpec, shards: u16, seed: u64) -> Home {
         Home {
             id: spec.id,
             shards,
@@ -74,7 +74,7 @@ impl Home {
                 .adaptive
                 .map(|adaptive| Gradient::new(adaptive, spec.limits.requests_max, shards)),
             sampling_epoch: 0,
-            rng: Rng::new(spec.id.0.into()),
+            rng: Rng::new(seed ^ u64::from(spec.id.0)),
         }
     }
 
@@ -144,7 +144,7 @@ impl Home {
     fn adapt(&mut self, spec: &ClusterSpec, now: Nanos) {
         let max = spec.limits.requests_max;
         match (&mut self.gradient, spec.adaptive) {
-            (Some(gradient), Some(adaptive)) => gradient.configure(adaptive, max),
+            (Some(gradient), Some(adaptive)) => gradient.configure(adaptive, max, now),
             (gradient @ None, Some(adaptive)) => {
                 let (shards, epoch) = (self.shards, self.sampling_epoch);
                 *gradient = Some(Gradient::taking_over(adaptive, max, shards, epoch, now));

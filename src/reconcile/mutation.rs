@@ -64,6 +64,8 @@ pub(crate) enum Mutation {
     LoweredWithoutRecall,
     /// What is lent of a rate limit may be lent once more.
     RateLentNotCounted,
+    /// What is taken but not spent yet may be taken once more.
+    RateHeldNotCounted,
     /// What was spent of a voucher is returned.
     RateSpentForgotten,
     /// A voucher of which nothing was heard was not spent.

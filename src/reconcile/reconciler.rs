@@ -40,6 +40,8 @@ pub struct Reconciler {
     surplus_due: Nanos,
     ages: Ages,
     age_bound: Duration,
+    /// Of what homes leave to chance.
+    seed: u64,
 }
 
 /// What a message came to.
@@ -69,7 +71,14 @@ impl Reconciler {
             surplus_due: Nanos(0),
             ages: Ages::default(),
             age_bound: FLUSH_INTERVAL,
+            seed: 0,
         }
+    }
+
+    /// Before the first plan: what is left to chance follows from this. Each process has another
+    /// one, or all of them would try an endpoint again, and measure it, at the same time.
+    pub fn seeded(self, seed: u64) -> Reconciler {
+        Reconciler { seed, ..self }
     }
 
     // ---- Plans --------------------------------------------------------------------------------
@@ -86,8 +95,8 @@ impl Reconciler {
         for spec in &plan.clusters {
             self.replica.prepare(spec);
             if home_of(spec.id, self.shards) == self.id {
-                let home =
-                    self.homes.entry(spec.id).or_insert_with(|| Home::new(spec, self.shards));
+                let new = || Home::new(spec, self.shards, self.seed);
+                let home = self.homes.entry(spec.id).or_insert_with(new);
                 home.prepare(spec);
                 for endpoint in &spec.endpoints {
                     self.homed.insert(endpoint.id, spec.id);
@@ -622,7 +631,7 @@ impl Reconciler {
                 }
                 None => false,
             },
-            Body::Sampling { cluster, epoch } => replica.sampling(cluster, epoch, now),
+            Body::Sampling { cluster, epoch } => replica.sampling(cluster, epoch),
             Body::Credit { limit, granted, recalled, cluster_granted, decided } => {
                 let known = replica.credit(limit, granted, recalled, cluster_granted, now, out);
                 news = known.filter(|news| *news).map(|_| decided);

@@ -38,7 +38,7 @@ pub struct EndpointSlot(pub u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClusterSlot(pub u32);
 
-/// An admitted request: one credit of its cluster, one of its endpoint, and the epoch under which
+/// An admitted request: one credit of its cluster, one of its endpoint, and the epochs under which
 /// its outcome counts. Hand it back, to [`super::Reconciler::complete`] or
 /// [`super::Reconciler::give_back`], on every way out.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -49,6 +49,8 @@ pub struct Ticket {
     pub endpoint: EndpointSlot,
     /// What the breaker gave it.
     pub pass: Pass,
+    /// In which epoch of its cluster's round-trip times it was admitted.
+    pub sampled_in: u32,
 }
 
 /// Why a request is not admitted.
@@ -382,7 +384,7 @@ impl Replica {
         let (endpoint, cluster) = pair!(self, slot);
         endpoint.purses[Kind::Requests as usize].purse.take();
         cluster.purses[Kind::Requests as usize].purse.take();
-        Ticket { endpoint: slot, pass: endpoint.view.take() }
+        cluster.ticket(slot, endpoint.view.take())
     }
 
     /// Deposits what a first attempt is worth in retries; a retry that waits for it goes.
@@ -414,7 +416,7 @@ impl Replica {
             && outcome == Outcome::Success
         {
             let in_flight = cluster.purses[Kind::Requests as usize].purse.in_use();
-            samples.record(&cluster.progress, latency, in_flight, now);
+            samples.record(&cluster.progress, ticket.sampled_in, latency, in_flight);
             out.due_at(samples.due().max(now));
         }
         if urgent {
@@ -764,7 +766,7 @@ impl Replica {
             out.event(match waiting.want {
                 Want::Connection(_) => Event::Connect { token: waiting.token, endpoint: slot },
                 _ => {
-                    let ticket = Ticket { endpoint: slot, pass: endpoint.view.take() };
+                    let ticket = cluster.ticket(slot, endpoint.view.take());
                     Event::Admitted { token: waiting.token, ticket }
                 }
             });
@@ -1126,7 +1128,7 @@ impl Replica {
             cluster.pending -= 1;
             endpoint.pending -= 1;
             self.waiters.pop(&mut endpoint.permit_queue);
-            let ticket = Ticket { endpoint: slot, pass: endpoint.view.take() };
+            let ticket = cluster.ticket(slot, endpoint.view.take());
             out.event(Event::Admitted { token: waiting.token, ticket });
             return true;
         }
@@ -1187,10 +1189,10 @@ impl Replica {
     }
 
     /// The home counts only what is asked from now on. `false`: the cluster is not known.
-    pub fn sampling(&mut self, id: ClusterId, epoch: u32, now: Nanos) -> bool {
+    pub fn sampling(&mut self, id: ClusterId, epoch: u32) -> bool {
         let Some(at) = self.cluster_slots.get(&id).copied() else { return false };
         if let Some(cluster) = &mut self.clusters[at.0 as usize]
-            && cluster.progress.begin(epoch, now)
+            && cluster.progress.begin(epoch)
         {
             cluster.samples.iter_mut().for_each(|samples| samples.forget());
         }
@@ -1322,6 +1324,12 @@ impl Cluster {
             (samples, adaptive) => *samples = adaptive.map(|it| Box::new(Samples::new(it))),
         }
         self.pending_max = pending_share(spec.limits.pending_max, shard, shards);
+    }
+
+    /// Of a request that is admitted now, at an endpoint of it.
+    #[inline(always)]
+    fn ticket(&self, endpoint: EndpointSlot, pass: Pass) -> Ticket {
+        Ticket { endpoint, pass, sampled_in: self.progress.epoch() }
     }
 
     fn is_used(&self) -> bool {

@@ -467,3 +467,39 @@ fn a_route_has_a_breaker_and_no_limits() {
     assert_eq!(shard.enter_route(route, later), Err(Refusal::NeedsPermit), "it went back");
     assert_eq!(shard.cluster_purse(Kind::Requests, ClusterSlot(0)).unwrap().in_use(), 0);
 }
+
+/// Processes that have the same plan, and see the same at the same time, do not all measure at once.
+#[test]
+fn processes_measure_at_times_of_their_own() {
+    let measures_again = |seed| {
+        let mut spec = ClusterSpec::new(CLUSTER);
+        let min_rtt_every = Duration::from_secs(10);
+        spec.adaptive =
+            Some(Adaptive { min_rtt_every, jitter_percent: 100, ..Adaptive::default() });
+        let limits = EndpointLimits::default();
+        spec.endpoints = vec![EndpointSpec { id: ENDPOINT, role: Role::Endpoint, limits }];
+        let (clusters_end, endpoints_end) = (ClusterId(1), EndpointId(1));
+        let plan = PlanSpec { generation: 1, clusters: vec![spec], clusters_end, endpoints_end };
+        let mut shard = Reconciler::new(ShardId(0), 1).seeded(seed);
+        shard.prepare(&Arc::new(plan));
+        shard.activate(1, NOW);
+        let slot = shard.endpoint(ENDPOINT).unwrap();
+        let times = (1..3_000).map(|count| NOW + Duration::from_millis(10) * count);
+        let mut is_known = false;
+        for now in times {
+            let ticket = shard.admit(slot, now).unwrap();
+            shard.complete(ticket, Outcome::Success, Duration::from_millis(5), now);
+            shard.turn(now);
+            while shard.next_event().is_some() {}
+            let (_, home) = shard.homes().next().unwrap();
+            let is_measuring = home.gradient().unwrap().is_measuring();
+            if is_known && is_measuring {
+                return now;
+            }
+            is_known |= !is_measuring;
+        }
+        panic!("it is never measured again");
+    };
+    assert_eq!(measures_again(1), measures_again(1));
+    assert!((2..6).any(|seed| measures_again(seed) != measures_again(1)));
+}

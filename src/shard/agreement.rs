@@ -24,6 +24,7 @@ use slab::Slab;
 use super::breakers::Breakers;
 use super::message::{Accepted, ToShard};
 use super::rates::{Rates, TokenWait};
+use super::seed;
 use super::transit::Transit;
 use crate::breaker::{Admits, Outcome, Override, Pass, PermitUse};
 use crate::mailbox::{Inbox, Sender};
@@ -123,7 +124,7 @@ impl Agreement {
         let counters = all_counters[id].clone();
         let id = ShardId(id as u16);
         Agreement {
-            reconciler: RefCell::new(Reconciler::new(id, peers.len() as u16)),
+            reconciler: RefCell::new(Reconciler::new(id, peers.len() as u16).seeded(seed())),
             inbox: RefCell::new(inbox),
             peers,
             id,

@@ -292,11 +292,11 @@ impl ShardPlan {
         self.clusters[cluster].admission.as_ref().is_some_and(|it| it.rejects(dice, now))
     }
 
-    /// A request has ended; `outcome` tells how, and gets whether a 5xx is a failure.
+    /// A request has ended so.
     #[inline]
-    pub fn ended(&self, cluster: usize, outcome: impl FnOnce(bool) -> Outcome) {
+    pub fn ended(&self, cluster: usize, outcome: Outcome) {
         if let Some(admission) = &self.clusters[cluster].admission {
-            admission.ended(outcome(self.cluster(cluster).failure_statuses));
+            admission.ended(outcome);
         }
     }
 

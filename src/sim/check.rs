@@ -198,12 +198,13 @@ impl Checker {
         seen.2 += failed;
     }
 
-    /// A request of a cluster whose limit follows that was answered after `latency`.
-    pub fn sampled(&mut self, shard: usize, cluster: ClusterId, latency: Duration, now: Nanos) {
+    /// A request of a cluster whose limit follows has ended well, that was admitted at that time:
+    /// its answer may have begun long before its end.
+    pub fn sampled(&mut self, shard: usize, cluster: ClusterId, admitted: Nanos) {
         let sampled = self.samples.entry(cluster).or_default();
         sampled.known.resize(self.shards.into(), (0, Nanos(0)));
         let (epoch, since) = sampled.known[shard];
-        if now.since(since) >= latency {
+        if admitted >= since {
             *sampled.answered.entry(epoch).or_default() += 1;
         }
     }

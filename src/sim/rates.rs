@@ -119,6 +119,16 @@ struct Waiting {
     holds: bool,
 }
 
+/// A token that is taken, and of which other limits have not spoken yet.
+struct Held {
+    shard: usize,
+    limit: RateLimitId,
+    key: Key,
+    voucher: u64,
+    is_spent: bool,
+    until: Nanos,
+}
+
 struct World {
     now: Nanos,
     fates: Rng,
@@ -129,6 +139,9 @@ struct World {
     nodes: Vec<Node>,
     specs: Vec<RateLimitSpec>,
     waiting: BTreeMap<u64, Waiting>,
+    held: Vec<Held>,
+    /// Other limits speak within this.
+    held_max: Duration,
     tokens: u64,
     /// When tokens were taken, by limit and key; ascending.
     taken: BTreeMap<(RateLimitId, Key), Vec<Nanos>>,
@@ -189,6 +202,8 @@ impl World {
             nodes: (0..shards).map(node).collect(),
             specs,
             waiting: BTreeMap::new(),
+            held: Vec::new(),
+            held_max: PATIENCE,
             tokens: 0,
             taken: BTreeMap::new(),
             tally: Tally::default(),
@@ -259,6 +274,11 @@ impl World {
         }
         self.nodes[shard].limiter.turn(now);
         self.after(shard)?;
+        for held in self.held.extract_if(.., |it| it.shard == shard && it.until <= now) {
+            let Held { limit, key, voucher, is_spent, .. } = held;
+            self.nodes[shard].limiter.release(limit, key, voucher, is_spent, now);
+        }
+        self.after(shard)?;
         let late = |it: &Waiting| it.shard == shard && it.until <= now;
         let late: Vec<u64> =
             self.waiting.iter().filter(|(_, it)| late(it)).map(|(token, _)| *token).collect();
@@ -299,8 +319,7 @@ impl World {
                 Ok(voucher) => {
                     self.tally.tokens_waited += 1;
                     if holds {
-                        let limiter = &mut self.nodes[shard].limiter;
-                        limiter.release(limit, key, voucher, !refused, clock);
+                        self.hold(shard, limit, key, voucher, !refused);
                     }
                     if !refused {
                         self.took(limit, key, clock)?;
@@ -349,7 +368,7 @@ impl World {
         match node.limiter.take(limit, key, holds, clock) {
             Taken::Yes(voucher) => {
                 if holds {
-                    node.limiter.release(limit, key, voucher, !refused, clock);
+                    self.hold(shard, limit, key, voucher, !refused);
                 }
                 if !refused {
                     self.took(limit, key, clock)?;
@@ -369,6 +388,19 @@ impl World {
             }
         }
         self.after(shard)
+    }
+
+    /// Other limits speak now, or later.
+    fn hold(&mut self, shard: usize, limit: RateLimitId, key: Key, voucher: u64, is_spent: bool) {
+        let fate = self.fates.bits();
+        let clock = self.nodes[shard].clock;
+        if fate.is_multiple_of(2) || self.held_max.is_zero() {
+            self.nodes[shard].limiter.release(limit, key, voucher, is_spent, clock);
+            return;
+        }
+        let micros = (fate >> 8) % (self.held_max.as_micros() as u64 + 1);
+        let until = clock + Duration::from_micros(micros);
+        self.held.push(Held { shard, limit, key, voucher, is_spent, until });
     }
 
     /// A token was taken: looks at every window that it is in.
@@ -409,6 +441,11 @@ impl World {
         for waiting in self.waiting.values_mut() {
             waiting.until = Nanos::NEVER;
         }
+        self.held_max = Duration::ZERO;
+        for Held { until, .. } in &mut self.held {
+            *until = self.now;
+        }
+        (0..self.nodes.len()).try_for_each(|shard| self.turn(shard))?;
         // Those who wait have an answer soon, whatever was lost before.
         self.run(PATIENCE)?;
         if let Some((token, waiting)) = self.waiting.iter().next() {
@@ -592,6 +629,7 @@ mod tests {
 
     mutations! {
         finds_lent_tokens_that_do_not_count: RateLentNotCounted,
+        finds_held_tokens_that_do_not_count: RateHeldNotCounted,
         finds_spent_tokens_that_are_returned: RateSpentForgotten,
         finds_ended_vouchers_that_are_forgiven: RateExpiredForgiven,
         finds_a_voucher_that_is_taken_twice: RateVoucherTakenTwice,

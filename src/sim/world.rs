@@ -113,6 +113,8 @@ pub(super) struct InFlight {
     pub cluster: ClusterId,
     pub ticket: Ticket,
     pub route: Option<RoutePass>,
+    /// When it was admitted.
+    pub since: Nanos,
     /// When a probe must be ended.
     pub end: Nanos,
 }
@@ -721,7 +723,8 @@ impl World {
             end = view.and_then(|view| view.permit()).map_or(Nanos::NEVER, |(it, _)| it.end);
         }
         self.checker.began(shard, Kind::Requests, cluster, Some(endpoint));
-        let request = InFlight { shard, endpoint, cluster, ticket, route, end };
+        let since = self.nodes[shard].clock;
+        let request = InFlight { shard, endpoint, cluster, ticket, route, since, end };
         let mut probes = 0;
         for (id, epoch) in request.probes() {
             probes += 1;
@@ -787,7 +790,7 @@ impl World {
 
     fn finish(&mut self, token: u64, outcome: Outcome, latency: Duration) -> Result<(), Fault> {
         let Some(Request::InFlight(request)) = self.requests.remove(&token) else { return Ok(()) };
-        let InFlight { shard, endpoint, cluster, ticket, route, end } = request;
+        let InFlight { shard, endpoint, cluster, ticket, route, since, end } = request;
         self.checker.ended(shard, Kind::Requests, cluster, Some(endpoint));
         // Its task runs in a turn of its shard, which begins with the messages.
         let node = &mut self.nodes[shard];
@@ -798,7 +801,7 @@ impl World {
         let is_sampled =
             node.plan.clusters.iter().any(|it| it.id == cluster && it.adaptive.is_some());
         if is_sampled && outcome == Outcome::Success {
-            self.checker.sampled(shard, cluster, latency, now);
+            self.checker.sampled(shard, cluster, since);
         }
         let in_time = now < end;
         self.checker.finished(shard, endpoint, pass, (outcome, latency), in_time, counted_in);

@@ -139,13 +139,16 @@ fn a_burst_may_wait_for_a_place() {
 }
 
 /// No breaker minds failures.
-fn controlled(gate: &Gate, shards: usize, admission: &str) -> Proxy {
+fn control(gate: &Gate, shards: usize, admission: &str) -> Setup {
     let setup = gate.setup().shards(&format!("count: {shards}"));
     setup
         .section("overload: {exempt_paths: [/healthz]}")
         .cluster("breaker: {consecutive_failures: 0, failure_ratio: 0}")
         .cluster(&format!("admission_control: {{{admission}}}"))
-        .start()
+}
+
+fn controlled(gate: &Gate, shards: usize, admission: &str) -> Proxy {
+    control(gate, shards, admission).start()
 }
 
 #[track_caller]
@@ -191,6 +194,26 @@ fn a_cluster_that_fails_gets_fewer_requests() {
     });
 }
 
+/// Who is refused for load has got nothing for a token, and does not wait for one.
+#[test]
+fn what_is_refused_for_load_costs_no_token() {
+    with_shards(&[1, 2, 4], |shards| {
+        let gate = Gate::new();
+        gate.fail();
+        let setup = control(&gate, shards, "sampling_window: 20s");
+        let limit = "rate_limits: [{name: few, requests: 10000, per: 1h, home_timeout: 60s}]";
+        let proxy = setup.section(limit).route("rate_limits: [few]").start();
+        let mut client = proxy.client();
+        await_refusal(&mut client);
+        Crowd::connect(&proxy, 40).ask();
+        Crowd::connect(&proxy, 40).ask();
+        let refused = proxy.refusals("admission-control");
+        assert!(refused >= 20.0, "{refused}");
+        let admitted = proxy.metric("outrigger_rate_limit_admitted_total", &["limit=\"few\""]);
+        assert_eq!(admitted, gate.arrived() as f64, "{shards} shards");
+    });
+}
+
 #[test]
 fn when_the_window_is_over_all_are_welcome() {
     let gate = Gate::new();
@@ -227,6 +250,85 @@ fn what_says_nothing_about_the_cluster_is_not_counted() {
     assert_eq!(first.answer().status(), 200);
     let requests = || proxy.metric("outrigger_admission_requests_total", &["cluster=\"app\""]);
     eventually("the one that was answered counts", || requests() == 1.0);
+}
+
+fn counted(proxy: &Proxy, cluster: &str, result: &str) -> f64 {
+    let labels = [format!("cluster=\"{cluster}\""), format!("result=\"{result}\"")];
+    let labels: Vec<&str> = labels.iter().map(String::as_str).collect();
+    proxy.metric("outrigger_admission_requests_total", &labels)
+}
+
+/// Whose time went by in our queue has not failed at the cluster.
+#[test]
+fn who_has_waited_for_a_place_all_the_time_is_not_counted() {
+    let gate = Gate::shut_from_the_start();
+    let proxy = gate
+        .setup()
+        .one_shard()
+        .cluster("breaker: {consecutive_failures: 0, failure_ratio: 0}")
+        .cluster("limits: {max_requests: 1, pending_timeout: 60s}")
+        .cluster("admission_control: {sampling_window: 60s, max_rejection_probability: 0.01}")
+        .route("timeouts: {total: 300ms}")
+        .start();
+    let mut crowd = Crowd::connect(&proxy, 30);
+    let answers = crowd.ask();
+    assert!(answers.of("504 timeout-total") >= 29, "{answers:?}");
+    eventually("all have ended", || proxy.metric("outrigger_requests_in_flight", &[]) == 0.0);
+    let failures = counted(&proxy, "app", "failure");
+    assert!(failures <= gate.arrived() as f64, "{failures} of {}", gate.arrived());
+}
+
+/// What another cluster has answered says something about that one.
+#[test]
+fn each_cluster_is_judged_by_its_own_answers() {
+    let gate = Gate::new();
+    let reserve = Origin::named("reserve");
+    let proxy = gate
+        .setup()
+        .one_shard()
+        .cluster("breaker: {consecutive_failures: 1, open_time: 60s}, fallback_cluster: reserve")
+        .cluster("admission_control: {sampling_window: 60s, max_rejection_probability: 0.01}")
+        .and_cluster_text(&format!(
+            "name: reserve, endpoints: ['{}'], admission_control: {{sampling_window: 60s}}",
+            reserve.address()
+        ))
+        .start();
+    gate.fail();
+    let mut client = proxy.client();
+    assert_eq!(client.get("/").status(), 500);
+    eventually("the other one stands in", || client.get("/").text() == "reserve");
+    for _ in 0..20 {
+        client.get("/");
+    }
+    eventually("all are counted", || counted(&proxy, "reserve", "success") >= 20.0);
+    assert_eq!(counted(&proxy, "app", "success"), 0.0);
+    assert_eq!(counted(&proxy, "app", "failure"), 1.0);
+}
+
+/// Who stands in for another cluster is not to be overrun by what that one gets.
+#[test]
+fn a_cluster_that_stands_in_gets_fewer_requests_as_well() {
+    let (gate, reserve) = (Gate::new(), Gate::new());
+    let proxy = gate
+        .setup()
+        .one_shard()
+        .section("overload: {exempt_paths: [/healthz]}")
+        .cluster("breaker: {consecutive_failures: 1, open_time: 60s}, fallback_cluster: reserve")
+        .and_cluster_text(&format!(
+            "name: reserve, endpoints: ['{}'], admission_control: {{sampling_window: 20s}}, \
+             breaker: {{consecutive_failures: 0, failure_ratio: 0}}",
+            reserve.origin().address()
+        ))
+        .start();
+    gate.fail();
+    reserve.fail();
+    let mut client = proxy.client();
+    await_refusal(&mut client);
+    let before = reserve.arrived();
+    for _ in 0..20 {
+        assert_eq!(client.get("/healthz").status(), 500, "it is exempt");
+    }
+    assert_eq!((reserve.arrived() - before, gate.arrived()), (20, 1));
 }
 
 #[test]

@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Crowd, Gate, Message, Origin, Proxy, Setup, eventually, with_shards};
+use crate::stalled::Stalled;
+use crate::support::{Client, Crowd, Gate, Message, Origin, Proxy, Setup, eventually, with_shards};
 
 const SHARDS: [usize; 4] = [1, 2, 4, 8];
 
@@ -208,6 +209,47 @@ fn routes_share_a_limit_or_have_their_own() {
         assert_eq!((passed("/b"), passed("/")), (3, 2));
         assert_eq!(gate.arrived(), 2);
     });
+}
+
+/// Nobody knows what a shard has left that stands still: its keys are refused, and the others not.
+/// When it goes on, so do they, and what it was asked for meanwhile counts once.
+#[test]
+fn a_shard_that_stands_still_admits_nobody() {
+    let gate = Gate::new();
+    let limit = "{name: few, key: [{header: x-key}], requests: 3, per: 1h, home_timeout: 50ms}";
+    let proxy = limited_by(gate.setup(), 2, limit, "few").start();
+    let mut client = Crowd::on_shard(&proxy, 0, 1).0.remove(0);
+    let ask = |client: &mut Client, key: usize| client.ask(get(&format!("X-Key: {key}\r\n")));
+    let stalled = Stalled::shard_of(&proxy, 1);
+    let mut unanswered = Vec::new();
+    for key in 0..24 {
+        let answer = ask(&mut client, key);
+        match said(&answer) {
+            (429, "rate-limit-unanswered") => unanswered.push(key),
+            other => assert_eq!(other, (200, "none")),
+        }
+        if answer.status() == 429 {
+            assert_eq!(answer.get("retry-after"), Some("1"));
+            assert_eq!(answer.get("ratelimit-limit"), Some("3"));
+        }
+    }
+    assert!((1..24).contains(&unanswered.len()), "{unanswered:?}: keys are spread");
+    assert_eq!(gate.arrived(), 24 - unanswered.len());
+    assert_eq!(counted(&proxy, "unanswered_total", "few"), unanswered.len() as f64);
+    eventually("all are counted", || {
+        proxy.refusals("rate-limit-unanswered") == unanswered.len() as f64
+    });
+    drop(stalled);
+    for key in &unanswered {
+        let mut admitted = 0;
+        eventually("it answers", || {
+            let answer = ask(&mut client, *key);
+            admitted += usize::from(answer.status() == 200);
+            said(&answer) == REFUSED
+        });
+        // One may be lost to a loop that is late by a second.
+        assert!((2..=3).contains(&admitted), "{admitted}");
+    }
 }
 
 /// What one limit refuses takes no token of another.

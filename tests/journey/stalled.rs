@@ -1,4 +1,5 @@
-//! The control thread feeds tables and metrics. That it stands still changes no bound.
+//! The control thread feeds tables and metrics. That it stands still changes no bound. What becomes
+//! of a shard that does is for those to say who ask it.
 
 use std::time::{Duration, Instant};
 
@@ -9,21 +10,38 @@ use crate::support::{
 /// How long it stands still.
 const STALL: Duration = Duration::from_secs(10);
 
-/// The control thread of a process, held by its collar until this is dropped. Only the thread that
-/// took it may let it go.
-struct Stalled {
+/// A thread of a process, held by its collar until this is dropped. Only the thread that took it may
+/// let it go.
+pub struct Stalled {
     thread: libc::pid_t,
     _not_send: std::marker::PhantomData<*const ()>,
 }
 
 impl Stalled {
-    /// Stops one thread of the process, and no other (ptrace(2)).
     #[track_caller]
     fn control_thread_of(proxy: &Proxy) -> Stalled {
         // It is the first thread of the process; the shards have names of their own.
         let thread = proxy.pid();
-        let name = std::fs::read_to_string(format!("/proc/{thread}/task/{thread}/comm")).unwrap();
+        let name = name_of(proxy, thread);
         assert!(!name.starts_with("shard-"), "{name}");
+        Stalled::thread(thread)
+    }
+
+    /// The thread of one shard.
+    #[track_caller]
+    pub fn shard_of(proxy: &Proxy, shard: usize) -> Stalled {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", proxy.pid())).unwrap();
+        let mut threads =
+            tasks.map(|it| it.unwrap().file_name().to_str().unwrap().parse().unwrap());
+        let name = format!("shard-{shard}");
+        Stalled::thread(
+            threads.find(|it| name_of(proxy, *it) == name).expect("a thread of its own"),
+        )
+    }
+
+    /// Stops this thread of a process, and no other (ptrace(2)).
+    #[track_caller]
+    fn thread(thread: libc::pid_t) -> Stalled {
         let ask = |request| {
             let none = std::ptr::null_mut::<libc::c_void>();
             // SAFETY: neither request reads or writes memory of ours.
@@ -47,6 +65,11 @@ impl Drop for Stalled {
         // to detach from.
         unsafe { libc::ptrace(libc::PTRACE_DETACH, self.thread, none, none) };
     }
+}
+
+fn name_of(proxy: &Proxy, thread: libc::pid_t) -> String {
+    let path = format!("/proc/{}/task/{thread}/comm", proxy.pid());
+    std::fs::read_to_string(path).unwrap().trim_end().to_owned()
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod head;
 mod mailbox;
 mod messages;
 mod path;
+mod rate;
 mod record;
 mod request;
 mod route;
@@ -41,6 +42,7 @@ pub fn steps() -> impl Iterator<Item = &'static Step> {
         path::STEPS,
         route::STEPS,
         balance::STEPS,
+        rate::STEPS,
         agreement::STEPS,
         request::STEPS,
         record::STEPS,
