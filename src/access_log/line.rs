@@ -103,6 +103,9 @@ fn json(record: &Record<'_>, stamp: &Stamp, millis: u32, out: &mut Vec<u8>) {
     if let Some(cluster) = record.cluster {
         json_field(b"outrigger.cluster", cluster.as_bytes(), share::NAME, out);
     }
+    if let Some(kind) = record.fallback {
+        json_field(b"outrigger.fallback", kind.name().as_bytes(), share::NAME, out);
+    }
     if let Some(reason) = record.reason {
         json_field(b"outrigger.reason", reason.name().as_bytes(), share::NAME, out);
     }
