@@ -456,6 +456,7 @@ pub(crate) mod tests {
             listener: "main",
             route: Some("all"),
             cluster: Some("demo"),
+            fallback: None,
         }
     }
 
@@ -613,6 +614,7 @@ pub(crate) mod tests {
                 listener: &name,
                 route: Some(&name),
                 cluster: Some(&name),
+                fallback: Some(crate::fallback::Kind::LastGood),
                 client: IpAddr::V6(v6.into()),
                 upstream: Some(SocketAddr::new(IpAddr::V6(v6.into()), 65_535)),
                 status: u16::MAX,
