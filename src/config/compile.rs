@@ -707,7 +707,7 @@ fn fallbacks(config: &Config, registry: &mut Registry) -> (Vec<plan::Fallback>, 
     let both = with.map(|(route, fallback)| {
         // No cluster of the configuration has a name with spaces.
         let cluster = registry.cluster(&format!("fallback of {route}"));
-        let limit = registry.endpoint(cluster, EndpointKey::Route(String::new()));
+        let limit = registry.endpoint(cluster, EndpointKey::Limit);
         let limits = EndpointLimits::default();
         let spec = ClusterSpec {
             limits: ClusterLimits {
