@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::accept::ClientInfo;
 use crate::access_log::Record;
+use crate::exchange::Falling;
 use crate::http::deadline::{self, Deadline};
 use crate::http::encode::{self, KindSet, Persistence, RequestEdits};
 use crate::http::forwarded::{self, Arrival, MaxForwards};
@@ -21,7 +22,6 @@ use crate::http::head::{
     parse_request,
 };
 use crate::http::path::{self, Fragment, Normal};
-use crate::exchange::Falling;
 use crate::plan::{Fallback, Listener, Overload};
 use crate::reason::Reason;
 use crate::respond::{self, Own};
@@ -415,8 +415,7 @@ fn decide(
         let dice = shard.rng.borrow_mut().bits();
         let cluster = forward.clusters.pick(dice as u32);
         order.falls_back = route.fallback;
-        let rejects =
-            !order.is_exempt && own.rejects(cluster, (dice >> 32) as u32, order.complete);
+        let rejects = !order.is_exempt && own.rejects(cluster, (dice >> 32) as u32, order.complete);
         if rejects
             && !order.fallback_plan().is_some_and(|it| it.wants_reason(Reason::AdmissionControl))
         {

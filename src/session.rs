@@ -392,8 +392,9 @@ impl Session {
                 Err(stands) => failure = stands,
             }
         }
-        let Failure { reason, told, body_left, sent, body_sent, body_received, upstream_time, .. } =
-            failure;
+        let Failure {
+            reason, told, body_left, sent, body_sent, body_received, upstream_time, ..
+        } = failure;
         let nobody_listens =
             matches!(reason, Reason::ClientGone | Reason::ClientStalled | Reason::DrainTimeout);
         let unanswered = (reason.status(), Next::Reset);

@@ -112,12 +112,7 @@ pub async fn begin(
 }
 
 /// One of `max_requests`. Where this shard has none, the others are asked for some milliseconds.
-async fn leave(
-    shard: &Shard,
-    timer: &mut Timer,
-    limit: EndpointId,
-    now: Nanos,
-) -> Option<Leave> {
+async fn leave(shard: &Shard, timer: &mut Timer, limit: EndpointId, now: Nanos) -> Option<Leave> {
     let agreement = &shard.agreement;
     agreement.look(now);
     // It may have left with a reload.

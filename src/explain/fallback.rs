@@ -26,7 +26,7 @@ impl Told<'_> {
         }
         if let Some(last_good) = fallback.last_good.as_ref().filter(|_| may_be_kept) {
             let age = time(last_good.age_max);
-            steps.push(format!("the last good answer, up to {age} old, if this shard has one"));
+            steps.push(format!("the last good answer, up to {age} old, if the shard has one"));
         }
         if let Some(respond) = &fallback.respond {
             let (status, bytes) = (respond.status, respond.body.len());

@@ -267,10 +267,8 @@ mod tests {
             is_own: bool,
         ) -> bool {
             let body = format!("{status} {lines}");
-            let head = format!(
-                "HTTP/1.1 {status} X\r\n{lines}Content-Length: {}\r\n\r\n",
-                body.len()
-            );
+            let head =
+                format!("HTTP/1.1 {status} X\r\n{lines}Content-Length: {}\r\n\r\n", body.len());
             let seen = Seen {
                 sent: request.as_bytes(),
                 head: head.as_bytes(),
@@ -333,7 +331,11 @@ mod tests {
             (get("/", "Content-Length: 1\r\n"), 200, "", false),
         ] {
             let mut world = World::new();
-            assert_eq!(world.answer(&request, status, lines), is_kept, "{request} {status} {lines}");
+            assert_eq!(
+                world.answer(&request, status, lines),
+                is_kept,
+                "{request} {status} {lines}"
+            );
             assert_eq!(world.find(&plain).is_some(), is_kept, "{request} {status} {lines}");
         }
     }

@@ -60,7 +60,8 @@ impl Kept {
 
     fn bytes(&self) -> usize {
         let varied = self.vary.iter();
-        let varied = varied.map(|(name, value)| name.len() + value.as_ref().map_or(0, |it| it.len()));
+        let varied =
+            varied.map(|(name, value)| name.len() + value.as_ref().map_or(0, |it| it.len()));
         OVERHEAD_BYTES + self.head.len() + self.body.len() + varied.sum::<usize>()
     }
 }
@@ -90,7 +91,12 @@ impl Store {
     }
 
     /// The newest answer for a key that fits a request. One that is too old is forgotten.
-    pub fn find(&mut self, key: &[u8], now: Nanos, fits: impl Fn(&Kept) -> bool) -> Option<Rc<Kept>> {
+    pub fn find(
+        &mut self,
+        key: &[u8],
+        now: Nanos,
+        fits: impl Fn(&Kept) -> bool,
+    ) -> Option<Rc<Kept>> {
         let found = self.look(key, now, fits)?;
         let (key, _) = self.kept.get_key_value(key)?;
         self.uses += 1;
@@ -101,7 +107,12 @@ impl Store {
     }
 
     /// The same, without a use of it.
-    pub fn look(&mut self, key: &[u8], now: Nanos, fits: impl Fn(&Kept) -> bool) -> Option<Rc<Kept>> {
+    pub fn look(
+        &mut self,
+        key: &[u8],
+        now: Nanos,
+        fits: impl Fn(&Kept) -> bool,
+    ) -> Option<Rc<Kept>> {
         self.remove(key, |kept| !kept.is_usable(now));
         let fitting = self.kept.get(key)?.iter().filter(|kept| fits(kept));
         fitting.max_by_key(|kept| kept.since).cloned()

@@ -110,8 +110,8 @@ impl FieldKind {
             Host | ContentLength | TransferEncoding | Connection | KeepAlive | ProxyConnection
             | Te | Upgrade | Http2Settings => false,
             Other | Trailer | Expect | XForwardedFor | XForwardedProto | XForwardedHost
-            | XRequestId | Via | MaxForwards | Forwarded | Server | Date | Age | UserAgent | Referer
-            | Cookie | RequestDeadline | ExpectedTimeout | ConnectionNamed => true,
+            | XRequestId | Via | MaxForwards | Forwarded | Server | Date | Age | UserAgent
+            | Referer | Cookie | RequestDeadline | ExpectedTimeout | ConnectionNamed => true,
         }
     }
 }

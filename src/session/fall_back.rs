@@ -203,7 +203,8 @@ impl Session {
             let mut sent = 0;
             while sent < head.len() + body.len() {
                 let of_body = sent.saturating_sub(head.len());
-                let slices = [IoSlice::new(&head[sent - of_body..]), IoSlice::new(&body[of_body..])];
+                let slices =
+                    [IoSlice::new(&head[sent - of_body..]), IoSlice::new(&body[of_body..])];
                 match socket.try_send_vectored(&slices) {
                     Ok(count) => sent += count,
                     Err(error) if would_block(&error) => {

@@ -4,6 +4,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
+use rustix::net::RecvFlags;
+
 use crate::support::{
     Client, Crowd, GET, Gate, Message, OK, Origin, Proxy, Setup, eventually, pause, with_shards,
 };
@@ -26,6 +28,12 @@ fn at(endpoint: SocketAddr) -> Setup {
 
 fn before(origin: &Origin) -> Setup {
     at(origin.address())
+}
+
+/// Whether something has come for a client, without reading it.
+fn has_answer(client: &Client) -> bool {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    rustix::net::recv(client.stream_again(), &mut [0; 1], flags).is_ok()
 }
 
 /// What answered, and why it had to.
@@ -71,7 +79,7 @@ fn who_cannot_be_reached_is_answered_for() {
     assert_eq!(fallbacks(&proxy, "static"), 5.0);
     assert_eq!((fallbacks(&proxy, "cluster"), fallbacks(&proxy, "last-good")), (0.0, 0.0));
     assert_eq!((refused(&proxy), failed(&proxy)), (0.0, 0.0));
-    assert_eq!(proxy.refusals("connect-failed"), 5.0);
+    eventually("each is counted", || proxy.refusals("connect-failed") == 5.0);
 }
 
 #[test]
@@ -83,7 +91,7 @@ fn an_answer_with_such_a_status_is_given_up() {
         assert_static(&client.get("/"), "upstream-status");
     }
     assert_eq!(origin.connections(), 1, "what was whole leaves its connection");
-    assert_eq!(proxy.refusals("upstream-status"), 5.0);
+    eventually("each is counted", || proxy.refusals("upstream-status") == 5.0);
 }
 
 #[test]
@@ -191,8 +199,7 @@ fn who_is_refused_by_chance_is_answered_for() {
 fn not_for_what_clients_do() {
     let gate = Gate::shut_from_the_start();
     let statuses = "fallback: {statuses: [400, 408, 411, 429, 503, 504], respond: {body: sorry}}";
-    let proxy =
-        before(gate.origin()).listener("mode: sidecar").one_shard().route(statuses).start();
+    let proxy = before(gate.origin()).listener("mode: sidecar").one_shard().route(statuses).start();
     let impatient = "GET / HTTP/1.1\r\nHost: a\r\nX-Request-Deadline: 50\r\n\r\n";
     assert_eq!(told(&proxy.ask(impatient)), (504, None, Some("timeout-deadline")));
     let broken = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n";
@@ -368,10 +375,8 @@ fn another_cluster_may_fail_too() {
     assert_eq!(fallbacks(&proxy, "cluster"), 0.0);
     assert_eq!(spare.requests().len(), 3);
     let nobody = format!("name: spare, endpoints: ['{}']", dead());
-    let proxy = before(&origin)
-        .and_cluster_text(&nobody)
-        .route("fallback: {cluster: spare}")
-        .start();
+    let proxy =
+        before(&origin).and_cluster_text(&nobody).route("fallback: {cluster: spare}").start();
     assert_eq!(told(&proxy.get("/")), (503, None, Some("connect-failed")));
     assert_eq!(failed(&proxy), 1.0);
     let proxy = before(&origin).and_cluster_text(&nobody).route(both).start();
@@ -406,15 +411,40 @@ fn never_more_at_once_than_may_be() {
             .start();
         let mut crowd = Crowd::connect(&proxy, 40);
         crowd.send(GET);
-        eventually("all but those who may are refused", || refused(&proxy) == 37.0);
-        assert_eq!(spare.inside(), 3);
-        // Those who were refused have the failure by now; who asks again may only if one leaves.
+        // Where others have to be asked, a place may come too late on a busy machine.
+        let is_alone = shards == 1;
+        eventually("all but those who may are refused", || {
+            let (refused, inside) = (refused(&proxy) as usize, spare.inside());
+            refused + inside == 40 && (inside == 3 || !is_alone)
+        });
         spare.open();
         let answers = crowd.answers();
-        assert_eq!((answers.of("200"), answers.of("503 connect-failed")), (3, 37));
+        let served = answers.of("200");
+        assert_eq!(answers.of("503 connect-failed"), 40 - served);
+        assert!(served == 3 || served < 3 && !is_alone, "{answers:?}");
+        // And yet all of them can be had on one shard.
+        spare.shut();
+        let mut clients = Crowd::on_shard(&proxy, shards - 1, 4).0;
+        let mut last = clients.pop().unwrap();
+        for (place, client) in clients.iter_mut().enumerate() {
+            eventually("it has its turn", || {
+                client.send(GET);
+                eventually("it is there, or refused", || {
+                    spare.inside() > place || has_answer(client)
+                });
+                let is_there = spare.inside() > place;
+                if !is_there {
+                    assert_eq!(client.answer().status(), 503);
+                }
+                is_there
+            });
+        }
+        assert_eq!(last.get("/").status(), 503);
         assert_eq!(spare.peak(), 3);
-        let mut client = proxy.client();
-        eventually("their places are free again", || client.get("/").status() == 200);
+        spare.open();
+        for mut client in clients {
+            assert_eq!(told(&client.answer()), (200, Some("cluster"), None));
+        }
     });
 }
 
@@ -702,8 +732,7 @@ fn what_is_too_old_or_was_changed_is_not_given() {
         let age = if request.target() == "/old" { 50 } else { 0 };
         format!("HTTP/1.1 200 OK\r\nAge: {age}\r\nContent-Length: 2\r\n\r\nok")
     });
-    let proxy =
-        remembering(&origin, "fallback: {last_good: {max_age: 51s, refresh: 0s}}");
+    let proxy = remembering(&origin, "fallback: {last_good: {max_age: 51s, refresh: 0s}}");
     let mut client = proxy.client();
     for path in ["/old", "/new", "/changed"] {
         client.get(path);
@@ -722,10 +751,8 @@ fn what_is_kept_is_bounded() {
     let (origin, up) = switched(|_| {
         format!("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{}", "x".repeat(1000))
     });
-    let proxy = remembering(
-        &origin,
-        "fallback: {last_good: {max_bytes: 15000B, max_answer_bytes: 1000B}}",
-    );
+    let proxy =
+        remembering(&origin, "fallback: {last_good: {max_bytes: 15000B, max_answer_bytes: 1000B}}");
     let mut client = proxy.client();
     for number in 0..30 {
         client.get(&format!("/{number}"));
