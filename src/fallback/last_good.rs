@@ -204,6 +204,10 @@ pub fn look(store: &mut Store, settings: &LastGood, seen: &Seen<'_>) -> Option<K
         used: Default::default(),
     };
     if !kept.is_usable(seen.now) {
+        if !asked.has_credentials {
+            // The one before would be given in its place.
+            store.remove(&asked.key, |kept| asked.fits(kept));
+        }
         return None;
     }
     let body = Vec::with_capacity(whole);
@@ -435,6 +439,9 @@ mod tests {
         world.answer(&request, 200, "");
         world.answer(&request, 200, "Cache-Control: no-store\r\n");
         assert!(world.find(&request).is_none(), "it is not for everybody any more");
+        world.answer(&request, 200, "");
+        world.answer(&request, 200, "Cache-Control: must-revalidate\r\n");
+        assert!(world.find(&request).is_none(), "it is stale, and must not be given");
         world.answer(&request, 200, "");
         world.answer(&get("/", "Cookie: a=b\r\n"), 200, "Cache-Control: private\r\n");
         assert!(world.find(&request).is_some(), "that was for one");
