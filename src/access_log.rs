@@ -20,6 +20,7 @@ mod writer;
 use std::net::{IpAddr, SocketAddr};
 use std::time::SystemTime;
 
+use crate::fallback;
 use crate::reason::Reason;
 
 pub use shard_log::{ShardLog, SinkIndex};
@@ -87,4 +88,6 @@ pub struct Record<'a> {
     pub route: Option<&'a str>,
     /// The cluster's name.
     pub cluster: Option<&'a str>,
+    /// What has answered in place of a failure.
+    pub fallback: Option<fallback::Kind>,
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime};
 use crate::accept::ClientInfo;
 use crate::access_log::Record;
 use crate::breaker::Outcome;
+use crate::exchange::Falling;
 use crate::http::deadline::{self, Deadline};
 use crate::http::encode::{self, KindSet, Persistence, RequestEdits};
 use crate::http::forwarded::{self, Arrival, MaxForwards};
@@ -22,7 +23,7 @@ use crate::http::head::{
     parse_request,
 };
 use crate::http::path::{self, Fragment, Normal};
-use crate::plan::{Listener, Overload};
+use crate::plan::{Fallback, Listener, Overload};
 use crate::reason::Reason;
 use crate::respond::{self, Own};
 use crate::route::{
@@ -30,7 +31,7 @@ use crate::route::{
 };
 use crate::shard::Shard;
 use crate::shard::buffers::Buffer;
-use crate::shard::plan::ShardPlan;
+use crate::shard::plan::{ShardFallback, ShardPlan};
 use crate::time::Nanos;
 use crate::upstream::Endpoint;
 
@@ -102,6 +103,10 @@ pub struct Order {
     pub log: Option<LogLine>,
     /// It is served however much there is to do.
     pub is_exempt: bool,
+    /// What answers if it fails: a place in the plan's fallbacks.
+    pub falls_back: Option<usize>,
+    /// It has failed, and something else is to answer.
+    pub falling: Option<Box<Falling>>,
     route: Option<usize>,
     /// Rate limits that it still has to pass.
     checks: Option<Checks>,
@@ -120,6 +125,13 @@ pub enum Action {
         hash: Option<u64>,
         /// The route's breaker, by its place in [`crate::plan::Plan::route_breakers`].
         breaker: Option<usize>,
+    },
+    /// Not sent to this cluster, since too many of its requests fail; but there is a fallback.
+    Reject {
+        /// Its place in the plan.
+        cluster: usize,
+        /// For balancers that hash.
+        hash: Option<u64>,
     },
     /// Answered here, with this status.
     Own {
@@ -222,10 +234,37 @@ impl Order {
 
     /// It goes there now, as an ordinary request.
     pub fn fall_back_to(&mut self, next: usize) {
-        if let Action::Forward { cluster, .. } = &mut self.action {
+        if let Action::Forward { cluster, .. } | Action::Reject { cluster, .. } = &mut self.action {
             *cluster = next;
         }
         self.probe_until = Nanos::NEVER;
+    }
+
+    /// The admission control of the cluster that was asked last hears how that went.
+    pub fn tell_admission(&mut self) {
+        if let Action::Forward { cluster, .. } | Action::Reject { cluster, .. } = self.action {
+            self.plan.ended(cluster, std::mem::replace(&mut self.said, Outcome::Neutral));
+        }
+    }
+
+    /// What answers if it fails.
+    pub fn fallback_plan(&self) -> Option<&Fallback> {
+        Some(&self.plan.shared().fallbacks[self.falls_back?])
+    }
+
+    /// The same, as this shard has it.
+    pub fn fallback_state(&self) -> Option<&ShardFallback> {
+        Some(self.plan.fallback(self.falls_back?))
+    }
+
+    /// Whether it goes to a cluster that its route names, and not to one that stands in.
+    pub fn is_at_home(&self) -> bool {
+        match (&self.routed().action, self.action) {
+            (route::Action::Forward(forward), Action::Forward { cluster, .. }) => {
+                self.falling.is_none() && forward.clusters.clusters().any(|it| it == cluster)
+            }
+            _ => false,
+        }
     }
 
     /// The rule that it falls under, by its place in the plan's router; `None` where it was refused
@@ -300,6 +339,8 @@ pub fn admit(
         is_timed: false,
         log: None,
         is_exempt: false,
+        falls_back: None,
+        falling: None,
         route: None,
         checks: None,
         refused: None,
@@ -382,7 +423,11 @@ fn decide(
         }
         let dice = shard.rng.borrow_mut().bits();
         let cluster = forward.clusters.pick(dice as u32);
-        if !order.is_exempt && own.rejects(cluster, (dice >> 32) as u32, order.complete) {
+        order.falls_back = route.fallback;
+        let rejects = !order.is_exempt && own.rejects(cluster, (dice >> 32) as u32, order.complete);
+        if rejects
+            && !order.fallback_plan().is_some_and(|it| it.wants_reason(Reason::AdmissionControl))
+        {
             return Err(Reason::AdmissionControl);
         }
         let left = if client.trusted_peer { deadline::left(&head.fields) } else { None };
@@ -393,14 +438,18 @@ fn decide(
         rate_limits::pass(shard, plan, route, client.address, &head.fields, order)?;
         let policy = &plan.clusters[cluster].balance;
         let hash = policy.hash(&head.fields, client.address);
-        let hash = match forward.fallback.or(plan.clusters[cluster].fallback) {
+        let next = forward.fallback.or(plan.clusters[cluster].fallback);
+        let hash = match next.or_else(|| order.fallback_plan()?.cluster) {
             None => hash,
             // Should it come to that: by what the next one looks at.
             Some(next) => {
                 hash.or_else(|| plan.clusters[next].balance.hash(&head.fields, client.address))
             }
         };
-        order.action = Action::Forward { cluster, hash, breaker: forward.breaker(cluster) };
+        order.action = match rejects {
+            false => Action::Forward { cluster, hash, breaker: forward.breaker(cluster) },
+            true => Action::Reject { cluster, hash },
+        };
         let upgrade = head.upgrade.filter(|_| head.framing == Framing::None);
         order.upgrade = upgrade.is_some();
         let mut rewritten = Buffer::default();
@@ -582,6 +631,16 @@ impl Order {
         self.action = Action::Own { status };
     }
 
+    /// Whether there is no body that is not here with its head.
+    #[inline]
+    pub fn has_whole_body(&self) -> bool {
+        match self.framing {
+            Framing::None => true,
+            Framing::Length(length) => length == self.body_at_hand,
+            Framing::Chunked | Framing::UntilClose => false,
+        }
+    }
+
     /// Whether the request has no body that would have to be read before the next request.
     fn body_is_short(&self) -> bool {
         matches!(self.framing, Framing::None | Framing::Length(0))
@@ -686,7 +745,9 @@ impl LogLine {
         let field = |place: usize| Some(self.fields[place].of(text)).filter(|it| !it.is_empty());
         let plan = order.plan.shared();
         let cluster = match order.action {
-            Action::Forward { cluster, .. } => Some(plan.clusters[cluster].name.as_str()),
+            Action::Forward { cluster, .. } | Action::Reject { cluster, .. } => {
+                Some(plan.clusters[cluster].name.as_str())
+            }
             Action::Own { .. } => None,
         };
         let record = Record {
@@ -696,7 +757,7 @@ impl LogLine {
             target: self.target.of(text),
             protocol: protocol(order.version),
             status: ending.status,
-            reason: ending.reason,
+            reason: ending.reason.or(order.falling.as_ref().map(|falling| falling.why)),
             body_bytes_received: ending.body_received,
             body_bytes_sent: ending.body_sent,
             duration_ns: ending.ended.since(order.began).as_nanos() as u64,
@@ -711,6 +772,7 @@ impl LogLine {
             listener: &order.listener().name,
             route: order.route.map(|route| plan.router.routes()[route].name.as_str()),
             cluster,
+            fallback: order.falling.as_ref().and_then(|falling| falling.answered),
         };
         shard.log(order.listener(), &record);
         shard.buffers.give_back(self.text);
@@ -753,6 +815,7 @@ pub fn log_refused(
         listener: &listener.name,
         route: None,
         cluster: None,
+        fallback: None,
     };
     shard.log(listener, &record);
 }

@@ -2,6 +2,7 @@
 //! Pure; `session` reads the bytes and sends what is written here.
 
 use crate::admit::Order;
+use crate::fallback::{self, Kind};
 use crate::http::encode::{self, AnswerEdits, KindSet, Persistence};
 use crate::http::head::{Framing, HeadLimits, Method, Parsed, Scratch, Version, parse_answer};
 use crate::reason::Reason;
@@ -43,7 +44,7 @@ pub struct Answered {
 }
 
 /// Room for an answer's head, before it is refused. Origins are trusted further than clients.
-const LIMITS: HeadLimits = HeadLimits {
+pub(crate) const LIMITS: HeadLimits = HeadLimits {
     uri_bytes_max: 8 * 1024,
     head_bytes_max: HEAD_BYTES_MAX,
     fields_max: crate::http::head::FIELDS_MAX,
@@ -119,6 +120,9 @@ pub fn take(
     let via = |out: &mut Vec<u8>| {
         if !interim && !edits.rules.drops(b"via") {
             order.listener().forwarding.write_via(head.version, out);
+        }
+        if !interim && order.falling.is_some() && !edits.rules.drops(fallback::FIELD) {
+            encode::line(fallback::FIELD, Kind::Cluster.name().as_bytes(), out);
         }
     };
     encode::answer(bytes, &head, &edits, via, reply);

@@ -9,6 +9,8 @@
 //!  +--- another try, if the route has retries for what happened
 //! ```
 
+mod fallback;
+
 mod hedge;
 
 mod patience;
@@ -41,12 +43,14 @@ use crate::shard::buffers::Buffer;
 use crate::time::Nanos;
 use crate::upstream::{Connection, Endpoint};
 
+use fallback::Verdict;
 use hedge::{Begun, Overtaking};
 use patience::{Arrived, Uploading, Waiting};
 use place::{Kept, Opening, Place};
 use reply::Reply;
 use retry::Tries;
 
+pub use fallback::{Falling, begin as begin_fallback};
 pub use patience::within;
 
 /// A kept connection that ends later than this after a request was sent on it, without an answer, had
@@ -112,11 +116,16 @@ pub struct Failure {
     pub body_received: u64,
     /// As in [`Outcome`], where there was an answer.
     pub upstream_time: Option<Duration>,
+    /// The status of an answer that was given up for a fallback.
+    pub given_up: Option<u16>,
+    /// The request may be sent to another cluster: its body is still here, and either no endpoint
+    /// has seen it, or it may be sent twice.
+    pub may_move: bool,
 }
 
 impl Failure {
     /// One of which the client has seen nothing yet.
-    fn untold(reason: Reason, body_left: bool) -> Failure {
+    pub fn untold(reason: Reason, body_left: bool) -> Failure {
         Failure {
             reason,
             told: None,
@@ -125,6 +134,8 @@ impl Failure {
             body_sent: 0,
             body_received: 0,
             upstream_time: None,
+            given_up: None,
+            may_move: true,
         }
     }
 }
@@ -145,6 +156,21 @@ enum Undone<'a> {
         latency: Option<Duration>,
         /// The endpoint's connection can be used again.
         reusable: bool,
+    },
+    /// A fallback answers in place of this answer, of which the client has seen nothing.
+    GivenUp {
+        /// Its status.
+        status: u16,
+        /// How long it took, if that is measured.
+        latency: Option<Duration>,
+        /// The endpoint's connection can be used again.
+        reusable: bool,
+        /// The request's body was not received to its end.
+        body_left: bool,
+        /// As in [`Failure`].
+        may_move: bool,
+        /// What answers, where that is new.
+        falling: Option<Box<Falling>>,
     },
     /// A hedge takes the place of this try, of which the client has seen nothing.
     Overtaken(Box<Overtaking<'a>>),
@@ -220,7 +246,7 @@ impl<'a> Exchange<'a> {
         hash: Option<u64>,
         breaker: Option<usize>,
     ) -> Result<Outcome, Failure> {
-        let mut body_left = !matches!(order.framing, Framing::None);
+        let mut body_left = !order.has_whole_body();
         let mut now = order.complete;
         if body_left && let Some(length) = self.body_to_keep(order) {
             let whole = Box::pin(self.receive_body(order, length)).await;
@@ -347,6 +373,30 @@ impl<'a> Exchange<'a> {
                         }
                         Tried::Again { status, latency }
                     }
+                    Err(Undone::GivenUp {
+                        status,
+                        latency,
+                        reusable,
+                        body_left,
+                        may_move,
+                        falling,
+                    }) => {
+                        now = Nanos::now();
+                        if reusable {
+                            connection.keep(&pool, now);
+                        }
+                        let taken = latency.unwrap_or_default();
+                        order.said = place.end(Ok(status), true, taken, now);
+                        self.learn(order, cluster, &endpoint, Ok(status), taken, now);
+                        self.learn_for_hedges(order, taken, now);
+                        order.falling = order.falling.take().or(falling);
+                        return Err(Failure {
+                            upstream_time: latency,
+                            given_up: Some(status),
+                            may_move,
+                            ..Failure::untold(Reason::UpstreamStatus, body_left)
+                        });
+                    }
                     Err(Undone::Overtaken(next)) => {
                         let ended = Nanos::now();
                         let before = next.end_before(&mut place, connection.reused, now, ended);
@@ -385,6 +435,7 @@ impl<'a> Exchange<'a> {
             };
             // What was received of a body while it was sent is gone.
             let lost = sent && body_left;
+            let may_move = !lost && (!sent || retry::may_repeat(order));
             let ended = Nanos::now();
             // What was sent has a time to be answered in, however many tries that takes.
             let until = if sent { now.after(order.timeouts().answer) } else { Nanos::NEVER };
@@ -395,11 +446,12 @@ impl<'a> Exchange<'a> {
                     self.learn(order, cluster, &endpoint, Ok(status), latency, ended);
                     None
                 }
-                Tried::Failed(failure)
+                Tried::Failed(mut failure)
                     if lost
                         || failure.told.is_some()
                         || !tries.want_after(order, failure.reason, sent) =>
                 {
+                    failure.may_move = may_move;
                     break failure;
                 }
                 Tried::Failed(failure) => {
@@ -656,6 +708,20 @@ impl<'a> Exchange<'a> {
                 });
             }
         }
+        if answered.status >= 400 && order.falls_back.is_some() {
+            let may_move = retry::may_repeat(order);
+            let judged = fallback::judge(shard, self.timer, order, answered.status, may_move);
+            if let Verdict::GivenUp(falling) = Box::pin(judged).await {
+                return Err(Undone::GivenUp {
+                    status: answered.status,
+                    latency: reply.upstream_time(),
+                    reusable: answered.reusable && reply.is_whole(&answered),
+                    body_left: false,
+                    may_move,
+                    falling,
+                });
+            }
+        }
         let Exchange { timer, inbound, .. } = self;
         let flow = Flow::default();
         if answered.persistence == Persistence::Upgrade {
@@ -695,6 +761,7 @@ impl<'a> Exchange<'a> {
             buffers: &shard.buffers,
             pipes: &shard.pipes,
             flow: &up,
+            tap: None,
         };
         let mut upload = pin!(relay.run());
         let mut uploaded: Option<Result<(), Broken>> = None;
@@ -755,6 +822,20 @@ impl<'a> Exchange<'a> {
         }?;
         reply.asked_at(asked);
         place.answered(order, answered.status, reply.upstream_time());
+        if answered.status >= 400 && order.falls_back.is_some() {
+            let judged = fallback::judge(shard, timer, order, answered.status, false);
+            if let Verdict::GivenUp(falling) = Box::pin(judged).await {
+                let body_left = uploaded != Some(Ok(()));
+                return Err(Undone::GivenUp {
+                    status: answered.status,
+                    latency: reply.upstream_time(),
+                    reusable: answered.reusable && reply.is_whole(&answered) && !body_left,
+                    body_left,
+                    may_move: false,
+                    falling,
+                });
+            }
+        }
         let down = Flow::default();
         // An early refusal ends the upload (RFC 9110, 10.1.1); an early success may be an origin
         // that answers while it reads.

@@ -12,6 +12,7 @@
 
 mod ask;
 mod cluster;
+mod fallback;
 mod names;
 mod rehearsal;
 mod report;
@@ -236,6 +237,7 @@ impl<'a> Told<'a> {
             self.deadline(),
             self.retries(),
             self.hedge(),
+            self.fallback(),
             Some(self.states()),
         ];
         lines.into_iter().flatten().collect()
@@ -299,9 +301,15 @@ impl<'a> Told<'a> {
         }
         if let [(name, _, Goes::Refused(reason))] = clusters {
             let (status, name_of) = (reason.status(), reason.name());
-            let text =
-                format!("refused: {status} {}, {name_of}, by cluster {name}", phrase(status));
-            return (text, refusal(*reason));
+            let falls_back = self.falls_back_from(*reason);
+            let then = if falls_back { "; then the fallback" } else { "" };
+            let phrase = phrase(status);
+            let text = format!("refused: {status} {phrase}, {name_of}, by cluster {name}{then}");
+            let mut value = refusal(*reason);
+            if falls_back {
+                value["fallback"] = json!(true);
+            }
+            return (text, value);
         }
         let to = clusters.iter().map(|(name, share, goes)| {
             let share = match clusters.len() {

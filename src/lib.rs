@@ -28,6 +28,8 @@ pub mod route;
 
 pub mod exchange;
 
+pub mod fallback;
+
 pub mod balance;
 
 pub mod breaker;

@@ -9,6 +9,8 @@ pub mod breakers;
 
 pub mod exposition;
 
+pub mod fallbacks;
+
 pub mod process;
 
 pub mod rates;
@@ -317,6 +319,8 @@ pub struct ShardCounters {
     pub connections_taken_over: Counter,
     /// What became of requests under each rate limit.
     pub rates: rates::RateRecords,
+    /// What fallbacks have done.
+    pub fallbacks: fallbacks::FallbackRecords,
 }
 
 /// A counter for each [`Reason`].

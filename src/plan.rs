@@ -19,8 +19,9 @@ use crate::http::path::PathPolicy;
 use crate::metrics::breakers::{BreakerRecord, ConcurrencyRecord};
 use crate::overload;
 use crate::rate::{RateLimitId, RateLimitSpec};
+use crate::reason::{Fault, Reason};
 use crate::reconcile::{ClusterId, EndpointId, PlanSpec, Role};
-use crate::route::Router;
+use crate::route::{Respond, Router};
 use crate::time::Nanos;
 
 /// One compiled configuration. Generations count up from 1; a newer one wins.
@@ -52,6 +53,8 @@ pub struct Plan {
     pub rate_limits: Vec<RateLimit>,
     /// What the shards have to agree on of those, in the same order.
     pub rates: Vec<RateLimitSpec>,
+    /// What answers in place of failures; [`crate::route::Route::fallback`] names places in it.
+    pub fallbacks: Vec<Fallback>,
 }
 
 impl Plan {
@@ -215,6 +218,53 @@ pub enum RateKey {
     Client,
     /// All fields of this name.
     Header(String),
+}
+
+/// What answers in place of a failure: what there is of these, in this order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Fallback {
+    /// The route's name, for metrics.
+    pub route: String,
+    /// Which statuses are failures, of answers and of our own refusals.
+    pub statuses: Vec<u16>,
+    /// Another cluster: its place in the plan.
+    pub cluster: Option<usize>,
+    /// An answer that was given before.
+    pub last_good: Option<LastGood>,
+    /// An answer of our own.
+    pub respond: Option<Respond>,
+    /// How many requests at once, over all shards. Default 10.
+    pub requests_max: u32,
+    /// That limit in [`Plan::agreement`]: the one endpoint of a cluster of its own.
+    pub limit: EndpointId,
+}
+
+impl Fallback {
+    /// Whether an answer with this status is a failure.
+    pub fn wants_status(&self, status: u16) -> bool {
+        self.statuses.contains(&status)
+    }
+
+    /// Whether what ended for this reason is one: never what a client did, or what its own time did
+    /// not suffice for.
+    pub fn wants_reason(&self, reason: Reason) -> bool {
+        reason.fault() != Fault::Client
+            && reason != Reason::DrainTimeout
+            && self.wants_status(reason.status())
+    }
+}
+
+/// Which answers are kept, and for how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastGood {
+    /// Older ones are not given. Default 1 h.
+    pub age_max: Duration,
+    /// Of the process: each shard has an equal part. Default 16 MiB.
+    pub bytes_max: usize,
+    /// Larger bodies are not kept. Default 256 KiB.
+    pub answer_bytes_max: usize,
+    /// One that is newer is not replaced. Default 1 s.
+    pub refresh_after: Duration,
 }
 
 /// A set of endpoints that serve the same thing.

@@ -86,6 +86,8 @@ pub enum Reason {
     RateLimited,
     /// The shard that decides about a token did not answer in time: 429.
     RateLimitUnanswered,
+    /// The endpoint's answer was given up for a fallback, for its status: the fallback's.
+    UpstreamStatus,
 }
 
 /// Whose fault a [`Reason`] is; metrics and, later, breakers ask.
@@ -109,7 +111,7 @@ struct Facts {
 
 impl Reason {
     /// Every reason, in the order of its number.
-    pub const ALL: [Reason; 40] = {
+    pub const ALL: [Reason; 41] = {
         use Reason::*;
         [
             BadHead,
@@ -152,6 +154,7 @@ impl Reason {
             AdmissionControl,
             RateLimited,
             RateLimitUnanswered,
+            UpstreamStatus,
         ]
     };
 
@@ -199,6 +202,7 @@ impl Reason {
             AdmissionControl => (503, "admission-control", "-", Ours),
             RateLimited => (429, "rate-limited", "RL", Client),
             RateLimitUnanswered => (429, "rate-limit-unanswered", "RLSE", Ours),
+            UpstreamStatus => (502, "upstream-status", "-", Upstream),
         };
         Facts { status, name, flag, fault }
     }

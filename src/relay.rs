@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use crate::fallback::last_good::Keeping;
 use crate::http::body::{Chunked, Piece};
 use crate::http::head::Framing;
 use rustix::io::Errno;
@@ -127,6 +128,8 @@ pub struct Relay<'a> {
     pub pipes: &'a Pipes,
     /// What it has done so far.
     pub flow: &'a Flow,
+    /// Keeps what goes by, until it is too much: then there is none.
+    pub tap: Option<&'a mut Keeping>,
 }
 
 /// What a look at the received bytes found.
@@ -151,6 +154,9 @@ impl Relay<'_> {
             self.check_size(framed.data_bytes)?;
             self.write(&framed, &trailers).await?;
             self.head = &[];
+            if self.tap.is_some() {
+                self.keep(&framed);
+            }
             self.flow.bytes.set(self.flow.bytes.get() + framed.data_bytes as u64);
             self.buffer.consume(framed.consumed);
             if framed.ended {
@@ -168,6 +174,7 @@ impl Relay<'_> {
             if let Incoming::Length(left) = self.incoming
                 && left >= SPLICE_BYTES_MIN
                 && self.outgoing == Outgoing::Identity
+                && self.tap.is_none()
                 && self.buffer.is_empty()
                 && !self.from.has_urgent_data()
                 && let Some(pipe) = self.pipes.take()
@@ -233,6 +240,16 @@ impl Relay<'_> {
             }
         }
         Ok(framed)
+    }
+
+    #[cold]
+    fn keep(&mut self, framed: &Framed) {
+        let Some(tap) = &mut self.tap else { return };
+        let bytes = self.buffer.filled();
+        let mut spans = framed.spans[..framed.spans_used].iter();
+        if !spans.all(|span| tap.take(&bytes[span.0 as usize..span.1 as usize])) {
+            self.tap = None;
+        }
     }
 
     fn check_size(&mut self, more: usize) -> Result<(), Broken> {

@@ -57,6 +57,8 @@ pub struct Route {
     /// The rate limits that hold for it: their places in [`crate::plan::Plan::rate_limits`], at most
     /// [`crate::rate::ROUTE_LIMITS_MAX`].
     pub rate_limits: Vec<usize>,
+    /// What answers in place of a failure: a place in [`crate::plan::Plan::fallbacks`].
+    pub fallback: Option<usize>,
     /// How much of a matching path the rule's prefix or exact path takes up, in bytes: what a
     /// prefix rewrite replaces. Filled in by [`Router::new`].
     pub prefix_bytes: usize,
@@ -75,6 +77,7 @@ impl Route {
             preserve_path: false,
             body_bytes_max: None,
             rate_limits: Vec::new(),
+            fallback: None,
             prefix_bytes: 0,
         }
     }

@@ -6,6 +6,8 @@
 //! head into an [`Order`], `answer` reads the head of an answer, the relays know framing, and
 //! `pace` tells who stands still. `exchange` does what needs an endpoint.
 
+mod fall_back;
+
 use std::future::Future;
 use std::os::fd::{AsFd, AsRawFd};
 use std::pin::pin;
@@ -277,15 +279,17 @@ impl Session {
             Action::Forward { cluster, hash, breaker } => {
                 let Session { shard, socket, timer, inbound, .. } = self;
                 let mut exchange = Exchange { shard, client: socket, timer, inbound };
-                let outcome = match exchange.run(order, cluster, hash, breaker).await {
+                let done = exchange.run(order, cluster, hash, breaker).await;
+                order.tell_admission();
+                match done {
                     Ok(outcome) => outcome,
                     Err(failure) => self.fail(order, failure).await,
-                };
-                // Another cluster may have stood in.
-                if let Action::Forward { cluster, .. } = order.action {
-                    order.plan.ended(cluster, order.said);
                 }
-                outcome
+            }
+            Action::Reject { .. } => {
+                let body_left = !order.has_whole_body();
+                let failure = Failure::untold(Reason::AdmissionControl, body_left);
+                self.fail(order, failure).await
             }
         };
         if self.inbound.is_empty() {
@@ -376,9 +380,17 @@ impl Session {
     }
 
     /// Answers for an exchange that failed, if the client can still be told.
-    async fn fail(&mut self, order: &mut Order, failure: Failure) -> Outcome {
-        let Failure { reason, told, body_left, sent, body_sent, body_received, upstream_time } =
-            failure;
+    async fn fail(&mut self, order: &mut Order, mut failure: Failure) -> Outcome {
+        if order.falls_back.is_some() {
+            // Boxed: it is large and rare.
+            match Box::pin(self.fall_back(order, failure)).await {
+                Ok(outcome) => return outcome,
+                Err(stands) => failure = stands,
+            }
+        }
+        let Failure {
+            reason, told, body_left, sent, body_sent, body_received, upstream_time, ..
+        } = failure;
         let nobody_listens =
             matches!(reason, Reason::ClientGone | Reason::ClientStalled | Reason::DrainTimeout);
         let unanswered = (reason.status(), Next::Reset);

@@ -115,6 +115,13 @@ fn the_reference_is_complete_and_true() {
     assert_eq!(config.clusters[0].pool, config::Pool::default());
     assert_eq!(config.clusters[0].limits, config::Limits::default());
     assert_eq!(config.clusters[0].breaker, config::Breaker::default());
+    let fallback = config.routes[0].fallback.as_ref().expect("one");
+    assert_eq!(fallback.last_good, Some(config::LastGood::default()));
+    let default = config::Fallback::default();
+    assert_eq!(
+        (&fallback.statuses, fallback.max_requests),
+        (&default.statuses, default.max_requests)
+    );
     let adaptive = config::AdaptiveConcurrency::default();
     assert_eq!(config.clusters[0].adaptive_concurrency, Some(adaptive));
     let admission = config::AdmissionControl::default();

@@ -103,6 +103,9 @@ fn json(record: &Record<'_>, stamp: &Stamp, millis: u32, out: &mut Vec<u8>) {
     if let Some(cluster) = record.cluster {
         json_field(b"outrigger.cluster", cluster.as_bytes(), share::NAME, out);
     }
+    if let Some(kind) = record.fallback {
+        json_field(b"outrigger.fallback", kind.name().as_bytes(), share::NAME, out);
+    }
     if let Some(reason) = record.reason {
         json_field(b"outrigger.reason", reason.name().as_bytes(), share::NAME, out);
     }
@@ -453,6 +456,7 @@ pub(crate) mod tests {
             listener: "main",
             route: Some("all"),
             cluster: Some("demo"),
+            fallback: None,
         }
     }
 
@@ -610,6 +614,7 @@ pub(crate) mod tests {
                 listener: &name,
                 route: Some(&name),
                 cluster: Some(&name),
+                fallback: Some(crate::fallback::Kind::LastGood),
                 client: IpAddr::V6(v6.into()),
                 upstream: Some(SocketAddr::new(IpAddr::V6(v6.into()), 65_535)),
                 status: u16::MAX,

@@ -14,6 +14,8 @@ mod balance;
 
 mod clusters;
 
+mod fallback;
+
 mod health;
 
 mod limits;

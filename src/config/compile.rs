@@ -79,6 +79,7 @@ pub fn compile_after(
         clusters: &clusters,
     };
     let routes = routes(config, &mut breakers, registry);
+    let (fallbacks, fallback_limits) = fallbacks(config, registry);
     let rate_limits: Vec<_> =
         config.rate_limits.iter().map(|it| rate_limit(it, registry)).collect();
     let rates = config.rate_limits.iter().zip(&rate_limits).map(|(it, known)| rates(it, known));
@@ -91,7 +92,9 @@ pub fn compile_after(
     let health = health.collect();
     let admissions = clusters.iter().map(|_| Arc::default()).collect();
     let concurrency = clusters.iter().map(|_| Arc::default()).collect();
-    let RouteBreakers { specs, ids: route_breakers, all: mut breakers, .. } = breakers;
+    let RouteBreakers { mut specs, ids: route_breakers, all: mut breakers, .. } = breakers;
+    // Behind those of the clusters, which have the same places as these.
+    specs.extend(fallback_limits);
     breakers.sort_unstable_by_key(|breaker| breaker.id);
     // All numbers are taken: what has none by now is gone.
     let (clusters_end, endpoints_end) = registry.finish();
@@ -108,6 +111,7 @@ pub fn compile_after(
         breakers,
         rates: rates.collect(),
         rate_limits,
+        fallbacks,
         agreement: Arc::new(PlanSpec { generation, clusters: specs, clusters_end, endpoints_end }),
     }
 }
@@ -585,10 +589,16 @@ fn routes(
     let listeners = position(config.listeners.iter().map(|it| &it.name).collect());
     let rate_limits = position(config.rate_limits.iter().map(|it| &it.name).collect());
     let mut compiled = Vec::new();
+    // As many as came before, which is the next one's place.
+    let mut fallbacks = 0;
     for route in &config.routes {
         let mut target = self::route(route, &clusters);
         let limits = route.rate_limits.iter().filter_map(|name| rate_limits.get(&name.0));
         target.rate_limits = limits.copied().collect();
+        if route.fallback.is_some() {
+            target.fallback = Some(fallbacks);
+            fallbacks += 1;
+        }
         if let (true, Action::Forward(forward)) = (route.breaker, &mut target.action) {
             forward.breakers = breakers.add(&route.name, &forward.clusters, registry);
         }
@@ -686,7 +696,45 @@ fn route(route: &Route, clusters: &HashMap<String, usize>) -> route::Route {
         body_bytes_max: route.body_bytes_max.map(|limit| limit.0),
         prefix_bytes: 0,
         rate_limits: Vec::new(),
+        fallback: None,
     }
+}
+
+/// One for each route that has one, in the order of the file; and their limits, each a cluster of its
+/// own, with an endpoint that never fails.
+fn fallbacks(config: &Config, registry: &mut Registry) -> (Vec<plan::Fallback>, Vec<ClusterSpec>) {
+    let with = config.routes.iter().filter_map(|it| Some((&it.name, it.fallback.as_ref()?)));
+    let both = with.map(|(route, fallback)| {
+        // No cluster of the configuration has a name with spaces.
+        let cluster = registry.cluster(&format!("fallback of {route}"));
+        let limit = registry.endpoint(cluster, EndpointKey::Limit);
+        let limits = EndpointLimits::default();
+        let spec = ClusterSpec {
+            limits: ClusterLimits {
+                requests_max: fallback.max_requests.into(),
+                pending_max: 0,
+                ..ClusterLimits::default()
+            },
+            endpoints: vec![EndpointSpec { id: limit, role: Role::Endpoint, limits }],
+            ..ClusterSpec::new(cluster)
+        };
+        let compiled = plan::Fallback {
+            route: route.to_string(),
+            statuses: fallback.statuses.clone(),
+            cluster: position(config, fallback.cluster.as_ref()),
+            last_good: fallback.last_good.map(|it| plan::LastGood {
+                age_max: it.max_age.0,
+                bytes_max: usize::try_from(it.max_bytes.0).unwrap_or(usize::MAX),
+                answer_bytes_max: usize::try_from(it.max_answer_bytes.0).unwrap_or(usize::MAX),
+                refresh_after: it.refresh.0,
+            }),
+            respond: fallback.respond.as_ref().map(respond),
+            requests_max: fallback.max_requests,
+            limit,
+        };
+        (compiled, spec)
+    });
+    both.unzip()
 }
 
 fn retries(retries: &Retries) -> RetryPolicy {
@@ -737,12 +785,8 @@ fn action(route: &Route, clusters: &HashMap<String, usize>) -> Action {
             strip_query: *strip_query,
         });
     }
-    if let Some(Respond { status, content_type, body }) = &route.respond {
-        return Action::Respond(route::Respond {
-            status: *status,
-            content_type: (!body.is_empty()).then(|| content_type.0.clone()),
-            body: bytes::Bytes::copy_from_slice(body.as_bytes()),
-        });
+    if let Some(answer) = &route.respond {
+        return Action::Respond(respond(answer));
     }
     let parts = route.cluster.iter().map(|name| (name, 1));
     let parts = parts.chain(route.clusters.iter().map(|part| (&part.name, part.weight)));
@@ -754,6 +798,15 @@ fn action(route: &Route, clusters: &HashMap<String, usize>) -> Action {
         prefix_rewrite: route.prefix_rewrite.as_ref().map(|it| it.0.clone()),
         host_rewrite: route.host_rewrite.as_ref().map(|it| it.0.clone()),
     })
+}
+
+fn respond(respond: &Respond) -> route::Respond {
+    let Respond { status, content_type, body } = respond;
+    route::Respond {
+        status: *status,
+        content_type: (!body.is_empty()).then(|| content_type.0.clone()),
+        body: bytes::Bytes::copy_from_slice(body.as_bytes()),
+    }
 }
 
 fn rules(changes: &HeaderChanges) -> HeaderRules {

@@ -658,6 +658,10 @@ pub struct Route {
     /// when it is open, they get 503 `breaker-open`, and other routes go on. It follows the
     /// cluster's `breaker`. A reload keeps its state if the route keeps its name. Default false.
     pub breaker: bool,
+    /// What answers where a request has failed, and is not tried again. Default: nothing, the client
+    /// gets the failure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
     /// The rate limits that hold for this route's requests, by name; up to 4. Each must admit a
     /// request; one that is refused takes no token of the others. Default: none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -1066,6 +1070,74 @@ pub enum RetryOn {
     Conflict,
     /// One of `statuses`.
     RetriableStatus,
+}
+
+/// What answers in place of a failure, with `x-outrigger-fallback`: what is given of `cluster`,
+/// `last_good` and `respond`, in this order, until one has an answer. Only where the client has seen
+/// nothing of another one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fallback {
+    /// After answers with these statuses, once they are not retried, and where a request gets one of
+    /// them from this proxy, other than by its own or its client's fault. From 400 to 599; default
+    /// `[502, 503, 504]`.
+    pub statuses: Vec<u16>,
+    /// Send the request to this cluster, if it may be sent again (see `retries.non_idempotent`) and its
+    /// body is still here. Its limits, breakers and retry budget hold, and so do the route's retries
+    /// and timeouts. Its answer is taken, unless it has one of the statuses and there is more to try.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<Name>,
+    /// Give the last answer to the same GET again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_good: Option<LastGood>,
+    /// Answer here. No cache keeps it: it says `Cache-Control: no-store`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub respond: Option<Respond>,
+    /// How many requests may be answered so at once, over all shards; beyond it, they get what they
+    /// would have got without. Default 10, as Hystrix's.
+    #[schemars(range(min = 1))]
+    pub max_requests: u32,
+}
+
+impl Default for Fallback {
+    fn default() -> Fallback {
+        Fallback {
+            statuses: vec![502, 503, 504],
+            cluster: None,
+            last_good: None,
+            respond: None,
+            max_requests: 10,
+        }
+    }
+}
+
+/// Which answers are kept to be given again. Of GET only, with status 200, 203, 301, 308, 404 or
+/// 410, as a shared cache may (RFC 9111), in the memory of the shard that has seen them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LastGood {
+    /// Older answers are not given; the origin may say less (`stale-if-error`, `must-revalidate`).
+    /// Default 1h.
+    pub max_age: Period,
+    /// What all of them take, heads and keys included. Each shard has an equal part; what was used
+    /// least recently goes first. Default 16MiB.
+    pub max_bytes: Size,
+    /// Larger bodies are not kept. Default 256KiB.
+    pub max_answer_bytes: Size,
+    /// An answer that was kept is not replaced before it is this old, so that one that is asked for
+    /// often is not copied each time. Default 1s.
+    pub refresh: Period,
+}
+
+impl Default for LastGood {
+    fn default() -> LastGood {
+        LastGood {
+            max_age: Period::seconds(3600),
+            max_bytes: Size(16 * 1024 * 1024),
+            max_answer_bytes: Size(256 * 1024),
+            refresh: Period::seconds(1),
+        }
+    }
 }
 
 /// A group of servers that serve the same thing.

@@ -153,6 +153,41 @@ fn limits_and_breakers_are_there_by_default() {
     assert!(plan.route_breakers.is_empty());
 }
 
+/// Each has its limit behind the clusters, under a number that it keeps; hosts of a route share it.
+#[test]
+fn fallbacks_have_limits_of_their_own() {
+    let text = |more: &str| {
+        format!(
+            "{MINIMAL}  - name: spare\n    endpoints: [127.0.0.1:1]\nroutes:\n{more}  \
+             - {{name: b, match: {{hosts: [a, b]}}, cluster: app, fallback: {{cluster: spare}}}}\n"
+        )
+    };
+    let mut registry = Registry::default();
+    let plan = compile(&good(&text("")), 1, &mut registry, &mut nowhere);
+    assert_eq!(plan.agreement.clusters.len(), 3);
+    let spec = &plan.agreement.clusters[2];
+    assert_eq!((spec.limits.requests_max, spec.limits.pending_max), (10, 0));
+    assert!(plan.clusters.iter().all(|cluster| cluster.id != spec.id));
+    let [fallback] = plan.fallbacks.as_slice() else { panic!("{:?}", plan.fallbacks) };
+    assert_eq!((fallback.cluster, &*fallback.statuses), (Some(1), &[502, 503, 504][..]));
+    assert_eq!(spec.endpoints[0].id, fallback.limit);
+    assert!(plan.breakers.iter().all(|breaker| breaker.id != fallback.limit));
+    let all: Vec<_> = plan.router.routes().iter().map(|route| route.fallback).collect();
+    assert_eq!(all, [Some(0), Some(0)]);
+
+    let first = "  - {name: a, match: {path: /a}, cluster: app, \
+                 fallback: {respond: {}, max_requests: 3}}\n";
+    let next = compile(&good(&text(first)), 2, &mut registry, &mut nowhere);
+    assert_eq!(next.fallbacks[1].limit, fallback.limit);
+    assert_eq!(next.agreement.clusters[2].limits.requests_max, 3);
+    let places = next.router.routes().iter().map(|route| (route.name.clone(), route.fallback));
+    let places: std::collections::BTreeSet<_> = places.collect();
+    assert_eq!(
+        places.into_iter().collect::<Vec<_>>(),
+        [("a".to_owned(), Some(0)), ("b".to_owned(), Some(1))]
+    );
+}
+
 #[test]
 fn every_limit_and_breaker_setting_arrives() {
     let config = good(&format!(

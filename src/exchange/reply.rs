@@ -9,6 +9,7 @@ use super::patience::{Downloading, attended};
 use super::{Exchanged, Failure, Next, NoAnswer, Outcome, Received, Undone, receive, send};
 use crate::admit::Order;
 use crate::answer::{self, Answered, Context, Taken};
+use crate::fallback::last_good::{Keeping, Seen};
 use crate::http::encode::Persistence;
 use crate::http::head::Framing;
 use crate::net::{Socket, Timer, would_block};
@@ -42,6 +43,8 @@ pub(super) struct Reply<'a> {
     asked: Nanos,
     /// When the head of its answer was here; measured only for the log.
     answered: Option<Nanos>,
+    /// It is kept, as far as it has come.
+    keeping: Option<Box<Keeping>>,
 }
 
 /// An answer that did not reach its end, and whether any of it was sent.
@@ -63,6 +66,7 @@ impl<'a> Reply<'a> {
             interim_answers: 0,
             asked,
             answered: None,
+            keeping: None,
         }
     }
 
@@ -132,6 +136,9 @@ impl<'a> Reply<'a> {
         match answer::take(self.received.filled(), order, &context, self.head.writer())? {
             Taken::Partial => Ok(Received::Partial),
             Taken::Final(answered) => {
+                if order.falls_back.is_some() {
+                    self.keep(&answered);
+                }
                 self.received.consume(answered.head_bytes);
                 self.sent += self.head.len() as u64;
                 if order.is_timed {
@@ -147,6 +154,38 @@ impl<'a> Reply<'a> {
                 }
                 Ok(Received::Interim)
             }
+        }
+    }
+
+    /// Keeps the answer for a fallback, if it is worth it: at once, where all of it is here.
+    #[cold]
+    fn keep(&mut self, answered: &Answered) {
+        let order = self.order;
+        let (Some(fallback), Some(own)) = (order.fallback_plan(), order.fallback_state()) else {
+            return;
+        };
+        if fallback.last_good.is_none() {
+            return;
+        }
+        let now = Nanos::now();
+        let (head, rest) = self.received.filled().split_at(answered.head_bytes);
+        let keeping = own.look(&Seen {
+            sent: order.out.filled(),
+            head,
+            is_failure: fallback.wants_status(answered.status)
+                || order.retries().wants_status(answered.status),
+            is_own: order.is_at_home(),
+            date: self.shard.date.get(now),
+            now,
+        });
+        let Some(mut keeping) = keeping else { return };
+        match answered.framing {
+            Framing::Length(length) if length <= rest.len() as u64 => {
+                if keeping.take(&rest[..length as usize]) {
+                    own.keep(keeping);
+                }
+            }
+            _ => self.keeping = Some(Box::new(keeping)),
         }
     }
 
@@ -216,6 +255,7 @@ impl<'a> Reply<'a> {
         let began = Nanos::now();
         let mut downloading = Downloading::begin(self.order, flow, began);
         timer.set(downloading.first_look(began), began);
+        let mut keeping = self.keeping.take();
         let mut relay = Relay {
             from: upstream,
             to: client,
@@ -230,11 +270,23 @@ impl<'a> Reply<'a> {
             buffers: &self.shard.buffers,
             pipes: &self.shard.pipes,
             flow,
+            tap: keeping.as_deref_mut(),
         };
-        let run = pin!(relay.run());
-        let look = |now| downloading.look(client, now);
-        let reason = match attended(self.shard, Some(client), false, timer, run, look).await {
-            Ok(Ok(())) => return Ok(()),
+        let ended = {
+            let run = pin!(relay.run());
+            let look = |now| downloading.look(client, now);
+            attended(self.shard, Some(client), false, timer, run, look).await
+        };
+        let is_kept = relay.tap.is_some();
+        let reason = match ended {
+            Ok(Ok(())) => {
+                if let (Some(keeping), true) = (keeping, is_kept)
+                    && let Some(own) = self.order.fallback_state()
+                {
+                    own.keep(*keeping);
+                }
+                return Ok(());
+            }
             Ok(Err(Broken::Truncated)) => Reason::AnswerTruncated,
             Ok(Err(Broken::Refused(_))) => Reason::BadAnswer,
             Ok(Err(Broken::SinkGone)) => Reason::ClientGone,
@@ -335,6 +387,8 @@ impl<'a> Reply<'a> {
                     body_sent: flow.bytes.get(),
                     body_received,
                     upstream_time: self.upstream_time(),
+                    given_up: None,
+                    may_move: false,
                 }))
             }
         }

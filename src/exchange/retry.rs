@@ -173,7 +173,7 @@ impl<'a> Tries<'a> {
 }
 
 /// Whether the same request twice is as good as once (RFC 9110, 9.2.2), or the route says so.
-fn may_repeat(order: &Order) -> bool {
+pub(super) fn may_repeat(order: &Order) -> bool {
     order.method.idempotent() || order.retries().non_idempotent
 }
 
@@ -242,7 +242,7 @@ impl<'a> Exchange<'a> {
         let Framing::Length(length) = order.framing else { return None };
         let policy = order.retries();
         let keeps = may_repeat(order)
-            && policy.replays()
+            && (policy.replays() || order.fallback_plan().is_some_and(|it| it.cluster.is_some()))
             && length <= policy.body_bytes_max
             // Its client waits for the origin's word.
             && !order.expects_continue

@@ -47,6 +47,8 @@ pub enum FieldKind {
     Server,
     /// `Date`.
     Date,
+    /// `Age`: how old a kept answer is.
+    Age,
     /// `User-Agent`: the access log wants it.
     UserAgent,
     /// `Referer`: the access log wants it.
@@ -71,6 +73,7 @@ impl FieldKind {
         // Length and first letter leave one name to compare with.
         match (name.len(), first | 0x20) {
             (2, b't') if is(name, b"te") => Te,
+            (3, b'a') if is(name, b"age") => Age,
             (3, b'v') if is(name, b"via") => Via,
             (4, b'h') if is(name, b"host") => Host,
             (4, b'd') if is(name, b"date") => Date,
@@ -107,8 +110,8 @@ impl FieldKind {
             Host | ContentLength | TransferEncoding | Connection | KeepAlive | ProxyConnection
             | Te | Upgrade | Http2Settings => false,
             Other | Trailer | Expect | XForwardedFor | XForwardedProto | XForwardedHost
-            | XRequestId | Via | MaxForwards | Forwarded | Server | Date | UserAgent | Referer
-            | Cookie | RequestDeadline | ExpectedTimeout | ConnectionNamed => true,
+            | XRequestId | Via | MaxForwards | Forwarded | Server | Date | Age | UserAgent
+            | Referer | Cookie | RequestDeadline | ExpectedTimeout | ConnectionNamed => true,
         }
     }
 }
@@ -217,7 +220,7 @@ pub(super) const fn is_value_byte(byte: u8) -> bool {
 mod tests {
     use super::*;
 
-    const NAMED: [(&str, FieldKind); 24] = [
+    const NAMED: [(&str, FieldKind); 25] = [
         ("Host", FieldKind::Host),
         ("Content-Length", FieldKind::ContentLength),
         ("Transfer-Encoding", FieldKind::TransferEncoding),
@@ -238,6 +241,7 @@ mod tests {
         ("Forwarded", FieldKind::Forwarded),
         ("Server", FieldKind::Server),
         ("Date", FieldKind::Date),
+        ("Age", FieldKind::Age),
         ("User-Agent", FieldKind::UserAgent),
         ("Referer", FieldKind::Referer),
         ("Cookie", FieldKind::Cookie),

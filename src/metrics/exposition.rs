@@ -13,10 +13,12 @@ use std::fmt::{Display, Write};
 use std::net::SocketAddr;
 
 use super::breakers::{BreakerState, ConcurrencyRecord};
+use super::fallbacks::FallbackCounters;
 use super::process::ProcessStats;
 use super::rates::RateCounters;
 use super::{CODE_CLASSES, Counter, Gauge, ShardCounters, Snapshot};
 use crate::admission::Totals;
+use crate::fallback;
 use crate::health::Health;
 use crate::reason::Reason;
 use crate::reconcile::{AGE_BUCKETS, Ages, ClusterLimits};
@@ -131,6 +133,7 @@ pub fn render(
     per_shard(&mut page, shards);
     totals(&mut page, shards);
     of_rate_limits(&mut page, shards);
+    of_fallbacks(&mut page, shards);
     of_clusters(&mut page, clusters);
     own(&mut page, control);
     of_process(&mut page, process);
@@ -500,6 +503,53 @@ fn of_rate_limits(page: &mut Page, shards: &[ShardView<'_>]) {
     for limit in &names {
         let labels: [(&str, &dyn Display); 1] = [("limit", limit)];
         page.sample(name, &labels, sum(limit, &|counters| counters.keys.get()));
+    }
+}
+
+/// Name, how it behaves, help, and where the figure is.
+type FallbackRow = (&'static str, Kind, &'static str, fn(&FallbackCounters) -> i64);
+
+const FALLBACKS: &[FallbackRow] = &[
+    (
+        "outrigger_fallbacks_refused_total",
+        Kind::Counter,
+        "Failed requests that got no fallback, since max_requests had one.",
+        |c| c.refused.get() as i64,
+    ),
+    (
+        "outrigger_fallbacks_failed_total",
+        Kind::Counter,
+        "Failed requests for which there was no other answer, or whose fallback has failed, too.",
+        |c| c.failed.get() as i64,
+    ),
+    ("outrigger_last_good_bytes", Kind::Gauge, "What the answers take that are kept.", |c| {
+        c.kept_bytes.get()
+    }),
+    ("outrigger_last_good_answers", Kind::Gauge, "Answers that are kept to be given again.", |c| {
+        c.kept_answers.get()
+    }),
+];
+
+fn of_fallbacks(page: &mut Page, shards: &[ShardView<'_>]) {
+    let shards: Vec<_> = shards.iter().map(|shard| shard.counters.fallbacks.all()).collect();
+    let names: BTreeSet<&String> = shards.iter().flat_map(|shard| shard.keys()).collect();
+    let sum = |name: &String, of: &dyn Fn(&FallbackCounters) -> i64| -> i64 {
+        shards.iter().filter_map(|shard| shard.get(name)).map(|counters| of(counters)).sum()
+    };
+    let name = "outrigger_fallbacks_total";
+    page.family(name, Kind::Counter, "Failed requests that a fallback has answered.");
+    for route in &names {
+        for kind in fallback::Kind::ALL {
+            let labels: [(&str, &dyn Display); 2] = [("route", route), ("kind", &kind.name())];
+            page.sample(name, &labels, sum(route, &|c| c.of(kind).get() as i64));
+        }
+    }
+    for (name, kind, help, figure) in FALLBACKS {
+        page.family(name, *kind, help);
+        for route in &names {
+            let labels: [(&str, &dyn Display); 1] = [("route", route)];
+            page.sample(name, &labels, sum(route, &|counters| figure(counters)));
+        }
     }
 }
 

@@ -19,6 +19,8 @@ pub enum EndpointKey {
     },
     /// The breaker of a route to this cluster, by the route's name.
     Route(String),
+    /// Nothing: its cluster is only there to be a limit.
+    Limit,
 }
 
 /// Who has which number.

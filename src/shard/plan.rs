@@ -8,10 +8,13 @@ use std::time::Duration;
 use crate::admission::{self, Record, Window};
 use crate::balance::{Aperture, Balancer, Candidates, Loads, Tiers};
 use crate::breaker::Outcome;
+use crate::fallback::last_good::{self, Keeping, Seen as SeenAnswer};
+use crate::fallback::store::{Kept, Store};
 use crate::health::ClusterHealth;
 use crate::metrics::ShardCounters;
+use crate::metrics::fallbacks::FallbackCounters;
 use crate::overload::Codel;
-use crate::plan::{Cluster, Plan};
+use crate::plan::{Cluster, Fallback, LastGood, Plan};
 use crate::reconcile::{ClusterId, ClusterSlot, EndpointSlot, Kind, Reconciler, Standing};
 use crate::rng::Rng;
 use crate::route::{HedgeDelay, Route};
@@ -29,6 +32,55 @@ pub struct ShardPlan {
     route_breakers: Vec<EndpointSlot>,
     /// Of the plan's routes: when they hedge.
     hedges: Vec<Option<RefCell<HedgeDelay>>>,
+    /// Of the plan's fallbacks.
+    fallbacks: Vec<ShardFallback>,
+}
+
+/// One fallback, as one shard sees it.
+pub struct ShardFallback {
+    /// What it has done.
+    pub counters: Arc<FallbackCounters>,
+    /// What is kept for it, if anything is, and by which rules.
+    store: Option<(Rc<RefCell<Store>>, LastGood)>,
+}
+
+impl ShardFallback {
+    fn of(
+        fallback: &Fallback,
+        before: Option<&ShardFallback>,
+        shards: usize,
+        counters: &ShardCounters,
+    ) -> ShardFallback {
+        let counters = counters.fallbacks.of(&fallback.route);
+        let store = fallback.last_good.clone().map(|settings| {
+            let bytes_max = settings.bytes_max / shards;
+            let known = before.and_then(|it| Some(it.store.as_ref()?.0.clone()));
+            let new = || Rc::new(RefCell::new(Store::new(bytes_max, counters.clone())));
+            let store = known.unwrap_or_else(new);
+            store.borrow_mut().resize(bytes_max);
+            (store, settings)
+        });
+        ShardFallback { counters, store }
+    }
+
+    /// The answer to give to what was sent to an origin, in vain.
+    pub fn last_good(&self, sent: &[u8], now: Nanos) -> Option<Rc<Kept>> {
+        let (store, _) = self.store.as_ref()?;
+        last_good::find(&mut store.borrow_mut(), sent, now)
+    }
+
+    /// Looks at an answer: whether it is one to keep.
+    pub fn look(&self, seen: &SeenAnswer<'_>) -> Option<Keeping> {
+        let (store, settings) = self.store.as_ref()?;
+        last_good::look(&mut store.borrow_mut(), settings, seen)
+    }
+
+    /// The whole of it has come.
+    pub fn keep(&self, keeping: Keeping) {
+        if let Some((store, _)) = &self.store {
+            keeping.finish(&mut store.borrow_mut());
+        }
+    }
 }
 
 /// One cluster, as one shard sees it.
@@ -195,6 +247,7 @@ impl ShardPlan {
             clusters: Vec::new(),
             route_breakers: Vec::new(),
             hedges: Vec::new(),
+            fallbacks: Vec::new(),
         }
     }
 
@@ -260,7 +313,13 @@ impl ShardPlan {
         let route_breakers = plan.route_breakers.iter().map(|id| agreement.slot(*id)).collect();
         let hedge = |route: &Route| route.retries.hedge.map(HedgeDelay::new).map(RefCell::new);
         let hedges = plan.router.routes().iter().map(hedge).collect();
-        ShardPlan { plan: Some(plan), clusters, route_breakers, hedges }
+        let fallback = |it: &Fallback| {
+            let known = old.plan.iter().flat_map(|plan| &plan.fallbacks);
+            let before = known.zip(&old.fallbacks).find(|(known, _)| known.route == it.route);
+            ShardFallback::of(it, before.map(|(_, own)| own), agreement.shards(), counters)
+        };
+        let fallbacks = plan.fallbacks.iter().map(fallback).collect();
+        ShardPlan { plan: Some(plan), clusters, route_breakers, hedges, fallbacks }
     }
 
     /// Which reload this is; 0 before the first plan.
@@ -377,6 +436,11 @@ impl ShardPlan {
     /// Where the breaker of a route is kept.
     pub fn route_breaker(&self, index: usize) -> EndpointSlot {
         self.route_breakers[index]
+    }
+
+    /// A fallback, by its place in the plan.
+    pub fn fallback(&self, place: usize) -> &ShardFallback {
+        &self.fallbacks[place]
     }
 
     /// When a route hedges, by its place in the plan; `None` where it does not.

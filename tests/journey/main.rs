@@ -50,6 +50,8 @@ mod pool;
 
 mod retry;
 
+mod fallback;
+
 mod health;
 mod hedge;
 

@@ -30,6 +30,7 @@ impl Checker<'_> {
             let path = format!("routes.{index}");
             self.action(&path, route);
             self.retries(&path, route);
+            self.fallback(&path, route);
             self.matches(&format!("{path}.match"), &route.matches);
             for (at, name) in route.listeners.iter().enumerate() {
                 self.known(
@@ -152,6 +153,7 @@ impl Checker<'_> {
             ("preserve_path", route.preserve_path),
             ("breaker", route.breaker),
             ("retries", route.retries != Retries::default()),
+            ("fallback", route.fallback.is_some()),
         ] {
             if given {
                 self.error(
@@ -203,7 +205,7 @@ impl Checker<'_> {
         }
     }
 
-    fn respond(&mut self, path: &str, respond: &Respond) {
+    pub(super) fn respond(&mut self, path: &str, respond: &Respond) {
         if !(200..=599).contains(&respond.status) {
             self.error(
                 &format!("{path}.status"),
@@ -344,6 +346,7 @@ impl Checker<'_> {
             used.extend(&route.cluster);
             used.extend(route.clusters.iter().map(|part| &part.name));
             used.extend(&route.fallback_cluster);
+            used.extend(route.fallback.iter().filter_map(|it| it.cluster.as_ref()));
         }
         // Those that stand in for a cluster that is used, in any number of steps.
         let fallbacks = self.config.fallbacks();
