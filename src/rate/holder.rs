@@ -255,11 +255,20 @@ impl Holder {
     }
 
     /// The home needs what is left.
-    pub fn recalled(&mut self, key: Key, voucher: u64, out: &mut Out) {
+    pub fn recalled(&mut self, key: Key, voucher: u64, now: Nanos, out: &mut Out) {
         if mutation::is_on(Mutation::RateRecallIgnored) {
             return;
         }
-        let Some(at) = self.table.find(key) else { return };
+        let Some(at) = self.table.find(key) else {
+            // Its purse has left, and what it told then was lost; or it comes too late by now. All
+            // of it may have been spent.
+            let home = home_of(key, self.shards);
+            let floor = &mut self.floors[usize::from(home.0)];
+            *floor = (*floor).max(voucher);
+            let settled = Settled { voucher, spent: u32::MAX, at: now, is_last: true };
+            out.send(home, key, Body::Settle(settled), true);
+            return;
+        };
         let purse = &mut self.table[at];
         if voucher > purse.voucher {
             // It is still on its way, and is not taken any more.

@@ -107,7 +107,7 @@ impl Home {
     }
 
     /// A newer plan has the same limit with other settings.
-    pub fn change(&mut self, spec: &RateLimitSpec, now: Nanos) {
+    pub fn change(&mut self, spec: &RateLimitSpec, now: Nanos, out: &mut Out) {
         if self.rate != spec.rate {
             let all: Vec<u32> = self.table.by_age().collect();
             for at in all {
@@ -120,14 +120,14 @@ impl Home {
         self.table.set_capacity(spec.keys_of_shard(self.shards));
         while self.table.is_too_full() {
             let oldest = self.table.by_age().next().expect("it is too full");
-            self.forget(oldest, now);
+            self.forget(oldest, now, out);
         }
     }
 
     /// A request on this shard. `holds`: [`Home::release`] follows.
     #[inline]
-    pub fn take(&mut self, key: Key, holds: bool, now: Nanos) -> Taken {
-        let Some(at) = self.find_or_make(key, now) else {
+    pub fn take(&mut self, key: Key, holds: bool, now: Nanos, out: &mut Out) -> Taken {
+        let Some(at) = self.find_or_make(key, now, out) else {
             self.turned_away += 1;
             return Taken::TableFull;
         };
@@ -162,7 +162,7 @@ impl Home {
 
     /// A shard asks. It is answered now, or when others have returned what they do not need.
     pub fn ask(&mut self, from: ShardId, key: Key, ask: Ask, now: Nanos, out: &mut Out) {
-        let Some(at) = self.find_or_make(key, now) else {
+        let Some(at) = self.find_or_make(key, now, out) else {
             self.turned_away += u64::from(ask.wanted);
             // Nobody knows when there will be room.
             let (ask_after, until) = (now + RECALL_PAUSE, now + Duration::from_secs(1));
@@ -372,14 +372,14 @@ impl Home {
 
     /// Where a bucket is; `None` if there is no room for it.
     #[inline]
-    fn find_or_make(&mut self, key: Key, now: Nanos) -> Option<u32> {
+    fn find_or_make(&mut self, key: Key, now: Nanos, out: &mut Out) -> Option<u32> {
         match self.table.find(key) {
             Some(at) => Some(at),
-            None => self.make(key, now),
+            None => self.make(key, now, out),
         }
     }
 
-    fn make(&mut self, key: Key, now: Nanos) -> Option<u32> {
+    fn make(&mut self, key: Key, now: Nanos, out: &mut Out) -> Option<u32> {
         if self.table.is_full() {
             let oldest: [Option<u32>; EVICTIONS_TRIED] = {
                 let mut ages = self.table.by_age();
@@ -391,8 +391,8 @@ impl Home {
                 self.may_leave(*at, now)
             });
             match (full, self.when_full, oldest[0]) {
-                (Some(at), ..) => self.forget(at, now),
-                (None, WhenFull::Evict, Some(at)) => self.forget(at, now),
+                (Some(at), ..) => self.forget(at, now, out),
+                (None, WhenFull::Evict, Some(at)) => self.forget(at, now, out),
                 (None, ..) => {
                     // The next one looks at others.
                     oldest.into_iter().flatten().for_each(|at| self.table.touch(at));
@@ -410,12 +410,16 @@ impl Home {
         held.bucket.is_full(now) && is_idle || mutation::is_on(Mutation::RateBusyForgotten)
     }
 
-    fn forget(&mut self, at: u32, now: Nanos) {
+    fn forget(&mut self, at: u32, now: Nanos, out: &mut Out) {
         self.evicted_busy += u64::from(!self.may_leave(at, now));
+        if !self.table[at].asks.is_empty() {
+            // What was recalled is not waited for any longer. Would they ask again instead, they might
+            // drive each other out for ever.
+            self.table[at].recall_after = now + RECALL_PAUSE;
+            self.serve(at, now, out);
+        }
         let held = &mut self.table[at];
         while self.vouchers.pop(&mut held.vouchers).is_some() {}
-        // Those who wait ask again, and find a new bucket.
-        while self.asks.pop(&mut held.asks).is_some() {}
         self.table.remove(at);
     }
 }

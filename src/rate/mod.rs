@@ -286,7 +286,7 @@ impl RateLimiter {
                 Some(spec) if *spec == known.spec => {}
                 Some(spec) => {
                     known.spec = *spec;
-                    known.home.change(spec, now);
+                    known.home.change(spec, now, &mut self.out);
                     known.holder.change(spec, &mut self.out);
                 }
                 None => {
@@ -306,11 +306,11 @@ impl RateLimiter {
     pub fn take(&mut self, limit: RateLimitId, key: Key, holds: bool, now: Nanos) -> Taken {
         let RateLimiter { id, shards, limits, out } = self;
         let Some(Some(limit)) = limits.get_mut(limit.0 as usize) else { return Taken::Yes(0) };
-        if home_of(key, *shards) == *id {
-            return limit.home.take(key, holds, now);
-        }
         out.limit = limit.spec.id;
-        let taken = limit.holder.take(key, holds, now, out);
+        let taken = match home_of(key, *shards) == *id {
+            true => limit.home.take(key, holds, now, out),
+            false => limit.holder.take(key, holds, now, out),
+        };
         self.dispatch(now);
         taken
     }
@@ -452,7 +452,7 @@ impl RateLimiter {
             Body::Ask(ask) => limit.home.ask(from, key, ask, now, out),
             Body::Settle(settled) => limit.home.settle(from, key, settled, now, out),
             Body::Answer(answer) => limit.holder.answered(key, answer, now, out),
-            Body::Recall { voucher } => limit.holder.recalled(key, voucher, out),
+            Body::Recall { voucher } => limit.holder.recalled(key, voucher, now, out),
         });
     }
 }
