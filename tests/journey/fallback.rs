@@ -94,6 +94,40 @@ fn an_answer_with_such_a_status_is_given_up() {
     eventually("each is counted", || proxy.refusals("upstream-status") == 5.0);
 }
 
+/// What was not read of it is nobody's answer.
+#[test]
+fn what_is_given_up_is_not_left_for_the_next() {
+    const STALE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstale";
+    let origin = Origin::start(|peer| {
+        while let Ok(request) = peer.try_request() {
+            let length = STALE.len();
+            match request.target() {
+                "/length" => {
+                    peer.send(format!("HTTP/1.1 503 X\r\nContent-Length: {length}\r\n\r\n"))
+                }
+                "/chunked" => peer.send(format!(
+                    "HTTP/1.1 503 X\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n"
+                )),
+                _ => {
+                    peer.answer("fresh");
+                    continue;
+                }
+            }
+            // The rest comes when the connection might be in use again.
+            pause(50);
+            if peer.try_send(STALE).is_err() {
+                return;
+            }
+        }
+    });
+    let proxy = before(&origin).one_shard().route(STATIC).start();
+    let mut client = proxy.client();
+    for path in ["/length", "/chunked"] {
+        assert_static(&client.get(path), "upstream-status");
+        assert_eq!(client.get("/").text(), "fresh", "{path}");
+    }
+}
+
 #[test]
 fn only_listed_statuses_count() {
     let origin = Origin::start(|peer| {
@@ -272,7 +306,9 @@ fn a_body_that_is_not_here_ends_the_connection() {
     let proxy = before(&origin).route(STATIC).start();
     let mut client = proxy.client();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nbegin");
-    assert_static(&client.answer(), "upstream-status");
+    let answer = client.answer();
+    assert_static(&answer, "upstream-status");
+    assert!(answer.connection("close"));
 }
 
 #[test]
