@@ -152,16 +152,26 @@ pub fn explain(
         states,
         rules: config::route_rules(config),
     };
-    let mut clusters = Vec::new();
-    for part in told.parts(&rehearsal) {
-        clusters.push((part.plan.clusters[part.index].name.clone(), part.share, part.explain()));
+    // Those that are told of, and where the request ends among them.
+    let (mut clusters, mut ends) = (Vec::new(), Vec::new());
+    for mut part in told.parts(&rehearsal) {
+        loop {
+            let (block, goes) = part.explain();
+            let name = part.plan.clusters[part.index].name.clone();
+            clusters.push((name.clone(), part.share, block));
+            let Some(next) = part.stands_in(&goes) else {
+                ends.push((name, part.share, goes));
+                break;
+            };
+            part = told.in_place_of(part, next, &rehearsal);
+        }
     }
-    let goes = clusters.iter().map(|(name, share, (_, goes))| (name.as_str(), *share, goes));
+    let goes = ends.iter().map(|(name, share, goes)| (name.as_str(), *share, goes));
     let (text, mut outcome) = told.outcome(&goes.collect::<Vec<_>>());
     outcome["text"] = json!(text);
     let lines = told.lines(text);
     let title = printable(&format!("{} {}", ask.method, ask.url));
-    let clusters = clusters.into_iter().map(|(name, share, (mut block, _))| {
+    let clusters = clusters.into_iter().map(|(name, share, mut block)| {
         let facts = [Line::hidden("name", name), Line::hidden("share", share)];
         block.lines.extend(facts);
         block
@@ -278,8 +288,32 @@ impl<'a> Told<'a> {
             fallback: forward.fallback.or(self.plan.clusters[index].fallback),
             running: self.states.running(),
             has_healthy: rehearsal.plan.has(index, |_| true),
+            stands_in_for: None,
         };
         forward.clusters.weights().map(part).collect()
+    }
+
+    /// The cluster that gets the request where no endpoint of `before` can.
+    fn in_place_of(&self, before: Part<'a>, index: usize, rehearsal: &Rehearsal) -> Part<'a> {
+        let (order, head) = (self.order.ok(), self.head);
+        let own = order.and_then(|order| order.fallback(index));
+        // Only the first two clusters of a chain are asked what they hash.
+        let hash = before.hash.or_else(|| {
+            let head = head.filter(|_| before.stands_in_for.is_none())?;
+            let forwarding = &self.plan.listeners[self.listener].forwarding;
+            let client = forwarding.client(self.ask.client, &head.fields);
+            self.plan.clusters[index].balance.hash(&head.fields, client.address)
+        });
+        Part {
+            config: &self.config.clusters[index],
+            index,
+            hash,
+            route_breaker: None,
+            fallback: own,
+            has_healthy: rehearsal.plan.has(index, |_| true),
+            stands_in_for: Some(self.plan.clusters[before.index].name.as_str()),
+            ..before
+        }
     }
 
     /// In a line, and for programs.

@@ -21,7 +21,7 @@ use crate::overload;
 use crate::rate::{RateLimitId, RateLimitSpec};
 use crate::reason::{Fault, Reason};
 use crate::reconcile::{ClusterId, EndpointId, PlanSpec, Role};
-use crate::route::{Respond, Router};
+use crate::route::{Matcher, Respond, Router};
 use crate::time::Nanos;
 
 /// One compiled configuration. Generations count up from 1; a newer one wins.
@@ -225,6 +225,10 @@ pub enum RateKey {
 pub struct Fallback {
     /// The route's name, for metrics.
     pub route: String,
+    /// The route's rules, and the clusters that it names: what is kept was an answer of theirs.
+    pub rules: Vec<Matcher>,
+    /// See above.
+    pub clusters: Vec<String>,
     /// Which statuses are failures, of answers and of our own refusals.
     pub statuses: Vec<u16>,
     /// Another cluster: its place in the plan.
@@ -240,6 +244,15 @@ pub struct Fallback {
 }
 
 impl Fallback {
+    /// Whether this is the one of another plan still, so that what is kept may be given again. Names
+    /// alone do not tell: a route without one is named by its place.
+    pub fn goes_on(&self, before: &Fallback) -> bool {
+        let is_known = |cluster| before.clusters.contains(cluster);
+        self.route == before.route
+            && self.rules == before.rules
+            && self.clusters.iter().any(is_known)
+    }
+
     /// Whether an answer with this status is a failure.
     pub fn wants_status(&self, status: u16) -> bool {
         self.statuses.contains(&status)

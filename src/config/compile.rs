@@ -703,8 +703,11 @@ fn route(route: &Route, clusters: &HashMap<String, usize>) -> route::Route {
 /// One for each route that has one, in the order of the file; and their limits, each a cluster of its
 /// own, with an endpoint that never fails.
 fn fallbacks(config: &Config, registry: &mut Registry) -> (Vec<plan::Fallback>, Vec<ClusterSpec>) {
-    let with = config.routes.iter().filter_map(|it| Some((&it.name, it.fallback.as_ref()?)));
-    let both = with.map(|(route, fallback)| {
+    let listeners = config.listeners.iter().map(|it| it.name.to_string());
+    let listeners = listeners.enumerate().map(|(index, name)| (name, index)).collect();
+    let with = config.routes.iter().filter_map(|it| Some((it, it.fallback.as_ref()?)));
+    let both = with.map(|(named, fallback)| {
+        let route = &named.name;
         // No cluster of the configuration has a name with spaces.
         let cluster = registry.cluster(&format!("fallback of {route}"));
         let limit = registry.endpoint(cluster, EndpointKey::Limit);
@@ -720,6 +723,13 @@ fn fallbacks(config: &Config, registry: &mut Registry) -> (Vec<plan::Fallback>, 
         };
         let compiled = plan::Fallback {
             route: route.to_string(),
+            rules: matchers(named, &listeners),
+            clusters: named
+                .cluster
+                .iter()
+                .chain(named.clusters.iter().map(|part| &part.name))
+                .map(Name::to_string)
+                .collect(),
             statuses: fallback.statuses.clone(),
             cluster: position(config, fallback.cluster.as_ref()),
             last_good: fallback.last_good.map(|it| plan::LastGood {

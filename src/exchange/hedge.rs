@@ -137,6 +137,13 @@ impl<'a> Exchange<'a> {
                         FirstSaid::EndsAll(none) => return Err(none.into()),
                     },
                     Moved::Second(opened) => break opened,
+                    // Nobody waits any more: that is not the endpoint's doing.
+                    Moved::SecondLate if Nanos::now() >= order.ends_by() => {
+                        return match failed {
+                            Some(Ok(_)) => Ok(()),
+                            _ => Err(order.out_of_time().into()),
+                        };
+                    }
                     Moved::SecondLate => break Err(Reason::ConnectTimeout),
                 }
             }

@@ -37,6 +37,8 @@ pub(super) struct Part<'a> {
     pub running: Option<&'a Running>,
     /// Whether any of its endpoints is used, by its checks.
     pub has_healthy: bool,
+    /// The cluster that cannot have the request, where this one gets it for that.
+    pub stands_in_for: Option<&'a str>,
 }
 
 /// Where the request would go.
@@ -106,13 +108,13 @@ impl Part<'_> {
         let rows = self.rows();
         let order = self.order(&rows);
         let goes = self.goes(&rows, &order);
-        let title = match self.share {
-            100.0 => format!("cluster {}", self.cluster().name),
-            share => format!(
-                "cluster {}, {} of the route's requests",
-                self.cluster().name,
-                percent(share)
-            ),
+        let name = &self.cluster().name;
+        let title = match (self.stands_in_for, self.share) {
+            (Some(other), _) => format!("cluster {name}, in place of {other}"),
+            (None, 100.0) => format!("cluster {name}"),
+            (None, share) => {
+                format!("cluster {name}, {} of the route's requests", percent(share))
+            }
         };
         (Block { title, lines: self.lines(&rows, &order, &goes) }, goes)
     }
@@ -191,6 +193,16 @@ impl Part<'_> {
                 None => Goes::ToOneOf(count),
             },
         }
+    }
+
+    /// The cluster that gets the request then. A route's breaker is for the cluster that it names:
+    /// what that refuses goes nowhere else.
+    pub fn stands_in(&self, goes: &Goes) -> Option<usize> {
+        let is_of_endpoints =
+            matches!(goes, Goes::Refused(Reason::BreakerOpen | Reason::NoEndpoint));
+        let state = self.route_state();
+        let by_route = state.is_some_and(|state| admits(state, &self.spec().breaker) == Admits::No);
+        self.fallback.filter(|_| is_of_endpoints && !by_route)
     }
 
     fn balance(&self) -> Line {

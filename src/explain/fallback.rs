@@ -4,22 +4,25 @@ use serde_json::json;
 
 use super::report::{Line, printable};
 use super::{Told, time};
-use crate::http::head::{Framing, Method};
+use crate::fallback::last_good::is_for;
 use crate::reason::Reason;
 use crate::respond::phrase;
 
 impl Told<'_> {
-    /// Whether something else answers where the request is refused for this reason.
+    /// Whether something else may answer where the request is refused for this reason.
     pub(super) fn falls_back_from(&self, reason: Reason) -> bool {
-        let fallback = self.order.ok().and_then(|order| order.fallback_plan());
-        fallback.is_some_and(|fallback| fallback.wants_reason(reason))
+        let Some((order, ..)) = self.forward() else { return false };
+        order.fallback_plan().is_some_and(|fallback| {
+            let has_kept = fallback.last_good.is_some() && is_for(order.out.filled());
+            fallback.wants_reason(reason)
+                && (fallback.cluster.is_some() || has_kept || fallback.respond.is_some())
+        })
     }
 
     pub(super) fn fallback(&self) -> Option<Line> {
         let (order, route, _) = self.forward()?;
         let fallback = order.fallback_plan()?;
-        let is_read = matches!(order.method, Method::Get | Method::Head);
-        let may_be_kept = is_read && !order.upgrade && order.framing == Framing::None;
+        let may_be_kept = is_for(order.out.filled());
         let mut steps = Vec::new();
         if let Some(cluster) = fallback.cluster {
             steps.push(format!("cluster {}", self.plan.clusters[cluster].name));

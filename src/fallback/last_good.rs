@@ -69,6 +69,14 @@ impl<'b, 'h> Asked<'b, 'h> {
             && kept.vary.iter().all(|(name, value)| said(&self.head.fields, name) == *value)
     }
 
+    /// Whether it may get an answer that was kept.
+    fn takes_any(&self) -> bool {
+        matches!(self.head.method, Method::Get | Method::Head)
+            && self.head.framing == Framing::None
+            && !self.is_upgrade()
+            && !self.directives.no_cache
+    }
+
     fn is_upgrade(&self) -> bool {
         self.head.upgrade.is_some()
     }
@@ -224,14 +232,22 @@ fn expires(fields: &Fields<'_, '_>, now: &[u8; 29]) -> Option<Duration> {
 }
 
 /// The answer that may be given to a request that has failed.
-pub fn find(store: &mut Store, sent: &[u8], now: Nanos) -> Option<std::rc::Rc<Kept>> {
+pub fn find(
+    store: &mut Store,
+    settings: &LastGood,
+    sent: &[u8],
+    now: Nanos,
+) -> Option<std::rc::Rc<Kept>> {
     let mut scratch = Scratch::new();
-    let asked = Asked::of(sent, &mut scratch)?;
-    let is_for = matches!(asked.head.method, Method::Get | Method::Head)
-        && asked.head.framing == Framing::None
-        && !asked.is_upgrade()
-        && !asked.directives.no_cache;
-    is_for.then(|| store.find(&asked.key, now, |kept| asked.fits(kept))).flatten()
+    let asked = Asked::of(sent, &mut scratch).filter(Asked::takes_any)?;
+    // A reload may have made that shorter than it was when the answer came.
+    let fits = |kept: &Kept| asked.fits(kept) && kept.age(now) < settings.age_max;
+    store.find(&asked.key, now, fits)
+}
+
+/// Whether this is a request, as it goes to the origin, to which such an answer is given at all.
+pub fn is_for(sent: &[u8]) -> bool {
+    Asked::of(sent, &mut Scratch::new()).is_some_and(|asked| asked.takes_any())
 }
 
 #[cfg(test)]
@@ -289,7 +305,7 @@ mod tests {
 
         fn find(&mut self, request: &str) -> Option<String> {
             let now = Nanos(self.1 * 1_000_000_000);
-            let kept = find(&mut self.0, request.as_bytes(), now)?;
+            let kept = find(&mut self.0, &SETTINGS, request.as_bytes(), now)?;
             Some(String::from_utf8(kept.body.to_vec()).unwrap())
         }
     }

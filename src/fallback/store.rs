@@ -74,6 +74,8 @@ pub struct Store {
     uses: u64,
     bytes: usize,
     bytes_max: usize,
+    /// Bytes and answers as the metrics were told. Another store may tell the same ones.
+    told: (i64, i64),
     counters: Arc<FallbackCounters>,
 }
 
@@ -81,7 +83,7 @@ impl Store {
     /// An empty one for so many bytes.
     pub fn new(bytes_max: usize, counters: Arc<FallbackCounters>) -> Store {
         let (kept, by_use) = (HashMap::new(), BTreeMap::new());
-        Store { kept, by_use, uses: 0, bytes: 0, bytes_max, counters }
+        Store { kept, by_use, uses: 0, bytes: 0, bytes_max, told: (0, 0), counters }
     }
 
     /// It may have so many bytes from now on.
@@ -177,16 +179,20 @@ impl Store {
         self.publish();
     }
 
-    fn publish(&self) {
-        self.counters.kept_bytes.set(self.bytes as i64);
-        self.counters.kept_answers.set(self.len() as i64);
+    fn publish(&mut self) {
+        self.tell(self.bytes as i64, self.len() as i64);
+    }
+
+    fn tell(&mut self, bytes: i64, answers: i64) {
+        let (bytes_before, answers_before) = std::mem::replace(&mut self.told, (bytes, answers));
+        self.counters.kept_bytes.add(bytes - bytes_before);
+        self.counters.kept_answers.add(answers - answers_before);
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
-        self.counters.kept_bytes.set(0);
-        self.counters.kept_answers.set(0);
+        self.tell(0, 0);
     }
 }
 

@@ -162,15 +162,18 @@ impl Session {
         body: &[u8],
     ) -> Outcome {
         let head = order.out.filled();
-        let sent = self.send_paced(order, head, body).await;
+        let flow = Flow::default();
+        let ended = self.send_paced(order, head, body, &flow).await;
+        let (sent, why) = (flow.bytes.get(), order.falling.as_ref().map(|falling| falling.why));
         Outcome {
             status,
-            reason: order.falling.as_ref().map(|falling| falling.why),
-            sent: failure.sent + (head.len() + body.len()) as u64,
-            body_sent: body.len() as u64,
+            // What broke it off, rather than what it was given for.
+            reason: ended.err().or(why),
+            sent: failure.sent + sent,
+            body_sent: sent.saturating_sub(head.len() as u64),
             body_received: failure.body_received,
             upstream_time: failure.upstream_time,
-            next: match sent {
+            next: match ended {
                 Err(Reason::ClientGone) => Next::Close,
                 Err(_) => Next::Reset,
                 Ok(()) if failure.body_left => Next::Linger,
@@ -180,10 +183,17 @@ impl Session {
         }
     }
 
-    /// Sends both, as long as the client reads them as fast as it must.
-    async fn send_paced(&mut self, order: &Order, head: &[u8], body: &[u8]) -> Result<(), Reason> {
+    /// Sends both, as long as the client reads them as fast as it must. `flow` tells how far that
+    /// came.
+    async fn send_paced(
+        &mut self,
+        order: &Order,
+        head: &[u8],
+        body: &[u8],
+        flow: &Flow,
+    ) -> Result<(), Reason> {
         let Session { shard, socket, timer, .. } = self;
-        let (socket, flow, now) = (&*socket, Flow::default(), Nanos::now());
+        let (socket, now) = (&*socket, Nanos::now());
         let limits = &order.listener().timeouts;
         let mut pace = Pace::new(
             Rules {
@@ -216,7 +226,7 @@ impl Session {
         });
         let sent = within(shard, timer, sending, |now| {
             let unread = socket.unacknowledged();
-            pace.look(&flow, unread, now).map_err(|_| Reason::ClientStalled)?;
+            pace.look(flow, unread, now).map_err(|_| Reason::ClientStalled)?;
             Ok(pace.due())
         });
         sent.await?
@@ -274,8 +284,10 @@ fn write_again(
         if !rules.drops(b"via") {
             order.listener().forwarding.write_via(head.version, out);
         }
-        let age = kept.age(Nanos::now()).as_secs();
-        line(b"Age", itoa::Buffer::new().format(age).as_bytes(), out);
+        if !rules.drops(b"age") {
+            let age = kept.age(Nanos::now()).as_secs();
+            line(b"Age", itoa::Buffer::new().format(age).as_bytes(), out);
+        }
         if !rules.drops(FIELD) {
             line(FIELD, Kind::LastGood.name().as_bytes(), out);
         }

@@ -65,8 +65,8 @@ impl ShardFallback {
 
     /// The answer to give to what was sent to an origin, in vain.
     pub fn last_good(&self, sent: &[u8], now: Nanos) -> Option<Rc<Kept>> {
-        let (store, _) = self.store.as_ref()?;
-        last_good::find(&mut store.borrow_mut(), sent, now)
+        let (store, settings) = self.store.as_ref()?;
+        last_good::find(&mut store.borrow_mut(), settings, sent, now)
     }
 
     /// Looks at an answer: whether it is one to keep.
@@ -315,7 +315,7 @@ impl ShardPlan {
         let hedges = plan.router.routes().iter().map(hedge).collect();
         let fallback = |it: &Fallback| {
             let known = old.plan.iter().flat_map(|plan| &plan.fallbacks);
-            let before = known.zip(&old.fallbacks).find(|(known, _)| known.route == it.route);
+            let before = known.zip(&old.fallbacks).find(|(known, _)| it.goes_on(known));
             ShardFallback::of(it, before.map(|(_, own)| own), agreement.shards(), counters)
         };
         let fallbacks = plan.fallbacks.iter().map(fallback).collect();

@@ -216,6 +216,76 @@ fn an_explanation_of_a_running_process() {
     assert_eq!(said["request"]["states"]["differences"], different);
 }
 
+/// What an explanation says, in words of an answer: what answers, and why it is no endpoint.
+fn foretold(said: &serde_json::Value) -> (u16, String) {
+    let outcome = &said["outcome"];
+    if outcome["kind"] == "forwarded" {
+        let clusters = said["clusters"].as_array().expect("clusters");
+        let last = clusters.last().expect("a cluster");
+        return (200, last["name"].as_str().expect("a name").to_owned());
+    }
+    let fallback = &said["request"]["fallback"];
+    if outcome["fallback"] == true && fallback["respond"].is_u64() {
+        return (fallback["respond"].as_u64().unwrap() as u16, "static".to_owned());
+    }
+    let status = outcome["status"].as_u64().expect("a status") as u16;
+    (status, outcome["reason"].as_str().expect("a reason").to_owned())
+}
+
+/// The same of an answer: each origin says the name of its cluster.
+fn happened(answer: &crate::support::Message) -> (u16, String) {
+    let said = answer.get("x-outrigger-fallback").or(answer.get("x-outrigger-reason"));
+    (answer.status(), said.unwrap_or(answer.text()).to_owned())
+}
+
+/// Where no endpoint can be chosen: what is foretold, happens.
+#[test]
+fn explanations_of_what_stands_in() {
+    let [app, one, two] = ["app", "one", "two"].map(Origin::named);
+    let cluster = |name: &str, origin: Option<&Origin>, more: &str| {
+        let endpoints = origin.map(|it| format!("'{}'", it.address())).unwrap_or_default();
+        format!("name: {name}, endpoints: [{endpoints}]{more}")
+    };
+    let to_one = ", fallback_cluster: one";
+    let to_two = ", fallback_cluster: two";
+    let cases: [(&str, &str, Option<&Origin>, Option<&Origin>); 9] = [
+        ("", "", None, None),
+        (to_one, "", Some(&one), None),
+        (to_one, "", None, None),
+        (to_one, to_two, None, Some(&two)),
+        (to_two, "", None, None),
+        (to_one, ", fallback: {respond: {body: sorry}}", None, None),
+        ("", ", fallback: {respond: {status: 203, body: sorry}}", None, None),
+        ("", ", fallback: {last_good: {}}", None, None),
+        ("", ", fallback: {statuses: [504], respond: {body: sorry}}", None, None),
+    ];
+    for (number, (of_app, more, of_one, of_two)) in cases.into_iter().enumerate() {
+        let (of_route, of_cluster) =
+            if more.contains("fallback:") { (more, "") } else { ("", more) };
+        let proxy = Setup::at(&[])
+            .listener("reason_header: true")
+            .cluster(of_app.trim_start_matches(", "))
+            .and_cluster_text(&cluster("one", of_one, of_cluster))
+            .and_cluster_text(&cluster("two", of_two, ""))
+            .route(of_route.trim_start_matches(", "))
+            .start();
+        let admin = proxy.admin_address().to_string();
+        for method in ["GET", "POST"] {
+            let said = explain(&proxy, &["--admin", &admin, "-X", method, "/x"]);
+            let request = format!("{method} /x HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+            assert_eq!(
+                foretold(&said),
+                happened(&proxy.ask(request)),
+                "{number} {method} {said:#}"
+            );
+        }
+        let fallback = explain(&proxy, &["--admin", &admin, "-X", "POST", "/x"]);
+        let is_told = fallback["outcome"]["fallback"] == true;
+        assert_eq!(is_told, number == 5 || number == 6, "{number}: {fallback:#}");
+    }
+    drop(app);
+}
+
 /// What active checks have found counts, as it does in the proxy.
 #[test]
 fn an_explanation_knows_who_is_down() {

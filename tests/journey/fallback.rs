@@ -94,6 +94,40 @@ fn an_answer_with_such_a_status_is_given_up() {
     eventually("each is counted", || proxy.refusals("upstream-status") == 5.0);
 }
 
+/// What was not read of it is nobody's answer.
+#[test]
+fn what_is_given_up_is_not_left_for_the_next() {
+    const STALE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nstale";
+    let origin = Origin::start(|peer| {
+        while let Ok(request) = peer.try_request() {
+            let length = STALE.len();
+            match request.target() {
+                "/length" => {
+                    peer.send(format!("HTTP/1.1 503 X\r\nContent-Length: {length}\r\n\r\n"))
+                }
+                "/chunked" => peer.send(format!(
+                    "HTTP/1.1 503 X\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n"
+                )),
+                _ => {
+                    peer.answer("fresh");
+                    continue;
+                }
+            }
+            // The rest comes when the connection might be in use again.
+            pause(50);
+            if peer.try_send(STALE).is_err() {
+                return;
+            }
+        }
+    });
+    let proxy = before(&origin).one_shard().route(STATIC).start();
+    let mut client = proxy.client();
+    for path in ["/length", "/chunked"] {
+        assert_static(&client.get(path), "upstream-status");
+        assert_eq!(client.get("/").text(), "fresh", "{path}");
+    }
+}
+
 #[test]
 fn only_listed_statuses_count() {
     let origin = Origin::start(|peer| {
@@ -272,7 +306,9 @@ fn a_body_that_is_not_here_ends_the_connection() {
     let proxy = before(&origin).route(STATIC).start();
     let mut client = proxy.client();
     client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nbegin");
-    assert_static(&client.answer(), "upstream-status");
+    let answer = client.answer();
+    assert_static(&answer, "upstream-status");
+    assert!(answer.connection("close"));
 }
 
 #[test]
@@ -816,7 +852,129 @@ fn whoever_reads_slowly_gets_it_all() {
     assert_eq!(fallbacks(&proxy, "last-good"), 1.0);
 }
 
-// ---- Explained --------------------------------------------------------------------------------
+/// Who does not read at all is not waited for; the log says how much there was of it, and why no more.
+#[test]
+fn whoever_does_not_read_is_given_up() {
+    let whole = "0123456789".repeat(1_000_000);
+    let text = whole.clone();
+    let (origin, up) = switched(move |_| {
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{text}", text.len())
+    });
+    let proxy = before(&origin)
+        .one_shard()
+        .listener("timeouts: {body: 400ms}, access_log: {path: '{dir}/access'}")
+        .route(
+            "fallback: {last_good: {max_answer_bytes: 16MiB, max_bytes: 64MiB}, max_requests: 1}",
+        )
+        .start();
+    assert_eq!(proxy.get("/").text(), whole);
+    up.store(false, SeqCst);
+    let mut idle = proxy.client();
+    idle.hold_little();
+    idle.send(GET);
+    assert_eq!(idle.answer_head().get("x-outrigger-fallback"), Some("last-good"));
+    eventually("it is given up", || proxy.refusals("client-stalled") == 1.0);
+    eventually("the log says so", || {
+        let log = std::fs::read_to_string(proxy.path("access")).unwrap_or_default();
+        let line = log.lines().find(|line| line.contains("client-stalled")).unwrap_or_default();
+        line.contains("\"outrigger.fallback\":\"last-good\"") && !line.contains("10000000")
+    });
+    // Its place is free again.
+    assert_eq!(proxy.get("/").text(), whole);
+}
+
+/// A route without a name is named by its place: what was kept there is not another one's.
+#[test]
+fn what_is_kept_stays_with_its_route() {
+    let (one, up) = switched(|_| OK.to_owned());
+    let two = Origin::answering(FAILURE);
+    let tenant = |name: &str, cluster: &str| {
+        format!(
+            "match: {{headers: [{{name: x-tenant, exact: {name}}}]}}, cluster: {cluster}, \
+             retries: {{attempts: 0}}, fallback: {{last_good: {{refresh: 0s}}}}"
+        )
+    };
+    let setup = |routes: [(&str, &str); 2]| {
+        let [first, second] = routes.map(|(name, cluster)| tenant(name, cluster));
+        before(&one).one_shard().and_cluster("two", &two).and_route(first).and_route(second)
+    };
+    let asked = |name: &str| format!("GET / HTTP/1.1\r\nHost: a\r\nX-Tenant: {name}\r\n\r\n");
+    let proxy = setup([("one", "app"), ("two", "two")]).start();
+    assert_eq!(proxy.ask(asked("one")).text(), "ok");
+    assert_eq!(proxy.ask(asked("two")).status(), 503);
+    up.store(false, SeqCst);
+    assert_last_good(&proxy.ask(asked("one")), "ok");
+    proxy.reload(&setup([("two", "two"), ("one", "app")]));
+    assert_eq!(told(&proxy.ask(asked("two"))), (503, None, None));
+    assert_eq!(told(&proxy.ask(asked("one"))), (503, None, None), "it was another place's");
+    up.store(true, SeqCst);
+    assert_eq!(proxy.ask(asked("one")).text(), "ok");
+    up.store(false, SeqCst);
+    assert_last_good(&proxy.ask(asked("one")), "ok");
+    // Nor is it given for another cluster.
+    proxy.reload(&setup([("two", "app"), ("one", "two")]));
+    assert_eq!(told(&proxy.ask(asked("one"))), (503, None, None));
+}
+
+/// What a reload says of ages holds for what is kept, too.
+#[test]
+fn a_reload_may_make_answers_too_old() {
+    let (origin, up) =
+        switched(|_| "HTTP/1.1 200 OK\r\nAge: 50\r\nContent-Length: 2\r\n\r\nok".to_owned());
+    let setup = |age: &str| {
+        before(&origin).one_shard().route(&format!("fallback: {{last_good: {{max_age: {age}}}}}"))
+    };
+    let proxy = setup("1h").start();
+    assert_eq!(proxy.get("/").text(), "ok");
+    up.store(false, SeqCst);
+    proxy.reload(&setup("2h"));
+    assert_eq!(told(&proxy.get("/")).1, Some("last-good"));
+    proxy.reload(&setup("30s"));
+    assert_eq!(told(&proxy.get("/")), (503, None, None));
+}
+
+/// In each phase of a fallback the client may leave, or a reload come: then all places are free again.
+#[test]
+fn whatever_ends_it_the_place_is_free_again() {
+    let spare = Gate::shut_from_the_start();
+    let setup = |more: &str| {
+        at(dead())
+            .and_cluster("spare", spare.origin())
+            .one_shard()
+            .listener("timeouts: {header: 0s, idle: 0s}")
+            .route(&format!("fallback: {{cluster: spare, max_requests: 2{more}}}"))
+    };
+    let proxy = setup("").start();
+    for turn in 0..20 {
+        let mut clients = [proxy.client(), proxy.client()];
+        for client in &mut clients {
+            client.send(GET);
+        }
+        eventually("both are there", || spare.inside() == 2);
+        assert_eq!(told(&proxy.get("/")), (503, None, Some("connect-failed")));
+        if turn % 4 == 3 {
+            proxy.reload(&setup(if turn % 8 == 3 { ", respond: {body: sorry}" } else { "" }));
+            // Those that are under way count by the plan of now, too.
+            assert_eq!(told(&proxy.get("/")), (503, None, Some("connect-failed")));
+        }
+        if turn % 2 == 0 {
+            for client in clients {
+                client.into_wire().reset();
+            }
+            eventually("they are gone", || spare.inside() == 0);
+        } else {
+            spare.let_go(2);
+            for mut client in clients {
+                assert_eq!(told(&client.answer()), (200, Some("cluster"), None));
+            }
+            eventually("they have left", || spare.inside() == 0);
+        }
+        eventually("all is over", || proxy.metric("outrigger_requests_in_flight", &[]) == 0.0);
+    }
+    assert_eq!(spare.peak(), 2);
+}
+
+// ---- And without ------------------------------------------------------------------------------
 
 #[test]
 fn a_route_without_one_is_as_before() {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::retry::full_backlog;
 use crate::support::{Client, Crowd, GET, Gate, Origin, Proxy, Setup, eventually, with_shards};
 
 /// The breaker stays out of it.
@@ -342,6 +343,43 @@ fn a_measured_percentile() {
         assert_eq!(client.answer().status(), 200);
         sent
     });
+}
+
+/// The time of the whole request is over while the hedge still connects, and the first one has
+/// failed: that is neither a slow connection, nor its endpoint's doing.
+#[test]
+fn out_of_time_while_the_hedge_connects() {
+    let (full, _filling) = full_backlog();
+    let full = full.local_addr().unwrap().as_socket().unwrap();
+    let first = Origin::start(|peer| {
+        if peer.try_request().is_ok() {
+            crate::support::pause(150);
+        }
+    });
+    let proxy = Setup::at(&[first.address(), full])
+        .listener("reason_header: true")
+        .cluster("breaker: {consecutive_failures: 1, failure_ratio: 0, open_time: 1h, max_open_time: 1h}")
+        .cluster("timeouts: {connect: 5s}, balance: random")
+        .cluster(PAID)
+        .one_shard()
+        .retries("attempts: 1, hedge: {after: 50ms}")
+        .route("timeouts: {total: 600ms}")
+        .start();
+    let mut client = proxy.client();
+    // Until the one that answers nothing at all was asked second.
+    eventually("the hedge went there", || {
+        let before = first.requests().len();
+        let answer = client.get("/");
+        let is_so = hedges(&proxy)[0] > 0.0 && first.requests().len() == before + 1;
+        if is_so {
+            assert_eq!(answer.get("x-outrigger-reason"), Some("timeout-total"));
+        }
+        is_so
+    });
+    let page = proxy.admin("/breakers");
+    let mut breakers = page.text().split('{');
+    let of_full = breakers.find(|it| it.contains(&full.to_string())).expect("its breaker");
+    assert!(of_full.contains("closed"), "{}", page.text());
 }
 
 /// The client leaves while both are asked: both are broken off, and nothing is kept.

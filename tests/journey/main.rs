@@ -54,6 +54,7 @@ mod fallback;
 
 mod health;
 mod hedge;
+mod mixed;
 
 mod parts;
 

@@ -25,7 +25,7 @@ fn dead() -> SocketAddr {
 }
 
 /// A listener whose queue is full: whoever connects to it hears nothing.
-fn full_backlog() -> (Socket, Vec<TcpStream>) {
+pub fn full_backlog() -> (Socket, Vec<TcpStream>) {
     let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
     listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
     listener.listen(0).expect("it listens");
